@@ -1,0 +1,147 @@
+-- Purpose:   the name and picture that others see; created on sign-up, gone with the account.
+-- Consumers: every shape with a person in it.
+-- Locks:     share row exclusive on auth.users for the two triggers (no sign-up during that moment).
+--            Accounts that exist already are copied in one statement.
+-- Undo:      drop trigger profiles_create_after_insert on auth.users; drop trigger profiles_forget_after_delete on auth.users;
+--            drop trigger profiles_forget_after_update on auth.users; drop function private.create_profile();
+--            drop function private.forget_profile(); drop function private.profile_json(uuid, text, text);
+--            drop function private.insert_profile(uuid, jsonb); drop function private.account_is_active(uuid);
+--            drop table public.profiles;
+set lock_timeout = '4s';
+
+create table public.profiles (
+    user_id uuid,
+    display_name text,
+    avatar_url text,
+    locale text,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint profiles_pkey primary key (user_id),
+    constraint profiles_display_name_check check (char_length(display_name) between 1 and 80),
+    constraint profiles_avatar_url_check check (char_length(avatar_url) <= 2048 and avatar_url ~ '^https?://'),
+    constraint profiles_locale_check check (char_length(locale) between 2 and 35)
+);
+revoke all on table public.profiles from public, anon, authenticated, service_role;
+grant select on table public.profiles to authenticated, service_role;
+alter table public.profiles enable row level security;
+comment on table public.profiles is
+'What others see of a person. Written by the sign-up trigger. No foreign key to auth.users: a missing row renders as a fallback.';
+comment on column public.profiles.user_id is 'auth.users.id.';
+comment on column public.profiles.display_name is 'Normalised, 1 to 80 code points; null renders as the fallback name.';
+comment on column public.profiles.avatar_url is 'An absolute http(s) URL, at most 2,048 characters.';
+comment on column public.profiles.locale is 'BCP 47 language tag; for the host application''s own use.';
+comment on column public.profiles.created_at is 'When the row was made.';
+comment on column public.profiles.updated_at is 'When a shown value changed last.';
+
+create function private.account_is_active(p_user_id uuid)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+    return exists (
+        select 1
+        from auth.users as u
+        where u.id = p_user_id and u.deleted_at is null and (u.banned_until is null or u.banned_until < now())
+    );
+end;
+$$;
+comment on function private.account_is_active(uuid) is
+'Definer, because only it may read Auth''s table. Whether the account exists and is neither deleted nor banned in Auth.';
+revoke all on function private.account_is_active(uuid) from public, anon, authenticated, service_role;
+
+create function private.profile_json(p_user_id uuid, p_display_name text, p_avatar_url text)
+returns jsonb
+language plpgsql
+immutable
+parallel safe
+set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'id', p_user_id,
+        'displayName', coalesce(p_display_name, 'Member'),
+        'avatarUrl', p_avatar_url,
+        'isFallback', p_display_name is null
+    );
+end;
+$$;
+comment on function private.profile_json(uuid, text, text) is
+'Shape Profile. A person without a profile row or name is shown as "Member" with isFallback true.';
+revoke all on function private.profile_json(uuid, text, text) from public, anon, authenticated, service_role;
+
+create function private.insert_profile(p_user_id uuid, p_metadata jsonb)
+returns void
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+    -- Sign-up must never fail because of a name: whatever is not usable becomes null. The e-mail address is never a name.
+    insert into public.profiles (user_id, display_name, avatar_url)
+    select
+        p_user_id,
+        nullif(left(btrim(regexp_replace(private.normalize_text(
+            coalesce(p_metadata ->> 'display_name', p_metadata ->> 'full_name', p_metadata ->> 'name')
+        ), '[\t\n]+', ' ', 'g')), 80), ''),
+        (
+            select u.url
+            from (select coalesce(p_metadata ->> 'avatar_url', p_metadata ->> 'picture') as url) as u
+            where char_length(u.url) <= 2048 and u.url ~ '^https?://'
+        )
+    on conflict (user_id) do nothing;
+$$;
+comment on function private.insert_profile(uuid, jsonb) is
+'Definer, because Auth''s role may not write our tables. Makes a profile from sign-up metadata; keeps an existing one.';
+revoke all on function private.insert_profile(uuid, jsonb) from public, anon, authenticated, service_role;
+
+create function private.create_profile()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    perform private.insert_profile(new.id, new.raw_user_meta_data);
+    return null;
+end;
+$$;
+comment on function private.create_profile() is 'Definer, because Auth''s role may not call our functions. Trigger on auth.users.';
+revoke all on function private.create_profile() from public, anon, authenticated, service_role;
+
+create function private.forget_profile()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    delete from public.profiles as p where p.user_id = old.id;
+    return null;
+end;
+$$;
+comment on function private.forget_profile() is
+'Definer, because Auth''s role may not write our tables. An ended account leaves no name or picture; its messages stay.';
+revoke all on function private.forget_profile() from public, anon, authenticated, service_role;
+
+create trigger profiles_create_after_insert
+after insert on auth.users
+for each row execute function private.create_profile();
+
+create trigger profiles_forget_after_delete
+after delete on auth.users
+for each row execute function private.forget_profile();
+
+-- Auth's soft delete keeps the row and sets deleted_at.
+create trigger profiles_forget_after_update
+after update of deleted_at on auth.users
+for each row when (new.deleted_at is not null and old.deleted_at is null)
+execute function private.forget_profile();
+
+select private.insert_profile(u.id, u.raw_user_meta_data)
+from auth.users as u
+where u.deleted_at is null;
