@@ -81,7 +81,6 @@ create table private.settings (
     )
 );
 revoke all on table private.settings from public, anon, authenticated, service_role;
-alter table private.settings enable row level security;
 comment on table private.settings is 'One row of limits that an administrator changes with update; in force at the next call.';
 comment on column private.settings.send_count_max is 'Accepted sends per person in any send_window_s seconds.';
 comment on column private.settings.send_window_s is 'Seconds.';

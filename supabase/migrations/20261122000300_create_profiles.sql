@@ -4,7 +4,7 @@
 --            Accounts that exist already are copied in one statement.
 -- Undo:      drop trigger profiles_create_after_insert on auth.users; drop trigger profiles_forget_after_delete on auth.users;
 --            drop trigger profiles_forget_after_update on auth.users; drop function private.create_profile();
---            drop function private.forget_profile(); drop function private.profile_json(uuid, text, text);
+--            drop function private.forget_profile(); drop function private.profile_json(uuid);
 --            drop function private.insert_profile(uuid, jsonb); drop function private.account_is_active(uuid);
 --            drop table public.profiles;
 set lock_timeout = '4s';
@@ -52,31 +52,33 @@ comment on function private.account_is_active(uuid) is
 'Definer, because only it may read Auth''s table. Whether the account exists and is neither deleted nor banned in Auth.';
 revoke all on function private.account_is_active(uuid) from public, anon, authenticated, service_role;
 
-create function private.profile_json(p_user_id uuid, p_display_name text, p_avatar_url text)
+create function private.profile_json(p_user_id uuid)
 returns jsonb
 language plpgsql
-immutable
+stable
 parallel safe
 set search_path = ''
 as $$
+declare
+    v_profile public.profiles;
 begin
+    select p.* into v_profile from public.profiles as p where p.user_id = p_user_id;
     return jsonb_build_object(
         'id', p_user_id,
-        'displayName', coalesce(p_display_name, 'Member'),
-        'avatarUrl', p_avatar_url,
-        'isFallback', p_display_name is null
+        'displayName', coalesce(v_profile.display_name, 'Member'),
+        'avatarUrl', v_profile.avatar_url,
+        'isFallback', v_profile.display_name is null
     );
 end;
 $$;
-comment on function private.profile_json(uuid, text, text) is
-'Shape Profile. A person without a profile row or name is shown as "Member" with isFallback true.';
-revoke all on function private.profile_json(uuid, text, text) from public, anon, authenticated, service_role;
+comment on function private.profile_json(uuid) is
+'Shape Profile. A person without a profile row or name is shown as "Member" with isFallback true. The caller has checked access.';
+revoke all on function private.profile_json(uuid) from public, anon, authenticated, service_role;
 
 create function private.insert_profile(p_user_id uuid, p_metadata jsonb)
 returns void
 language sql
 volatile
-security definer
 set search_path = ''
 as $$
     -- Sign-up must never fail because of a name: whatever is not usable becomes null. The e-mail address is never a name.
@@ -94,7 +96,7 @@ as $$
     on conflict (user_id) do nothing;
 $$;
 comment on function private.insert_profile(uuid, jsonb) is
-'Definer, because Auth''s role may not write our tables. Makes a profile from sign-up metadata; keeps an existing one.';
+'Makes a profile from sign-up metadata; keeps an existing one.';
 revoke all on function private.insert_profile(uuid, jsonb) from public, anon, authenticated, service_role;
 
 create function private.create_profile()
@@ -109,7 +111,7 @@ begin
     return null;
 end;
 $$;
-comment on function private.create_profile() is 'Definer, because Auth''s role may not call our functions. Trigger on auth.users.';
+comment on function private.create_profile() is 'Definer, because Auth''s role may not write our tables. Trigger on auth.users.';
 revoke all on function private.create_profile() from public, anon, authenticated, service_role;
 
 create function private.forget_profile()

@@ -10,7 +10,6 @@ create table private.heads (
     constraint heads_pkey primary key (user_id)
 ) with (fillfactor = 50);
 revoke all on table private.heads from public, anon, authenticated, service_role;
-alter table private.heads enable row level security;
 comment on table private.heads is
 'The newest position of each person. A write locks the heads of all it concerns until commit, so position order is commit order.';
 comment on column private.heads.user_id is 'auth.users.id.';

@@ -17,7 +17,6 @@ create table private.paces (
     constraint paces_kind_check check (kind in ('send', 'new_conversation', 'first_contact'))
 ) with (fillfactor = 50);
 revoke all on table private.paces from public, anon, authenticated, service_role;
-alter table private.paces enable row level security;
 comment on table private.paces is
 'Times of a person''s counted events inside the window, oldest first. The send row is also the sender row: locked first by every send.';
 comment on column private.paces.user_id is 'auth.users.id: the sender, or the recipient of first contacts.';

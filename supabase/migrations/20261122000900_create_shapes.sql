@@ -1,16 +1,17 @@
 -- Purpose:   the JSON shapes Message and Conversation, each written once.
 -- Consumers: every function that answers with them.
 -- Locks:     none.
--- Undo:      drop function private.conversations_json(uuid, uuid[]); drop function private.message_page(uuid, bigint, bigint, integer);
---            drop function private.message_json(public.messages, jsonb, bigint, bigint);
+-- Undo:      drop function private.conversation_json(uuid, uuid); drop function private.message_page(uuid, bigint, bigint, integer);
+--            drop function private.message_json(public.messages, bigint, bigint);
+--
+-- Rows are looked up one by one, by key, from inside the shapes. A join over the page would let the planner choose a
+-- scan of all profiles or conversations when it misjudges how many rows a page has; a look-up by key has one plan.
 set lock_timeout = '4s';
 
-create function private.message_json(
-    p_message public.messages, p_sender jsonb, p_read_seq bigint, p_delivered_seq bigint
-)
+create function private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint)
 returns jsonb
 language plpgsql
-immutable
+stable
 parallel safe
 set search_path = ''
 as $$
@@ -31,17 +32,16 @@ begin
             when p_message.seq <= p_delivered_seq then 'delivered'
             else 'sent'
         end,
-        'sender', p_sender,
+        'sender', private.profile_json(p_message.from_user_id),
         'editedAt', private.iso_time(p_message.edited_at),
         'deletedAt', private.iso_time(p_message.deleted_at),
         'createdAt', private.iso_time(p_message.created_at)
     );
 end;
 $$;
-comment on function private.message_json(public.messages, jsonb, bigint, bigint) is
+comment on function private.message_json(public.messages, bigint, bigint) is
 'Shape Message. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author.';
-revoke all on function private.message_json(public.messages, jsonb, bigint, bigint)
-from public, anon, authenticated, service_role;
+revoke all on function private.message_json(public.messages, bigint, bigint) from public, anon, authenticated, service_role;
 
 create function private.message_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer)
 returns jsonb
@@ -51,12 +51,7 @@ set search_path = ''
 as $$
 begin
     return coalesce((
-        select jsonb_agg(
-            private.message_json(
-                m, private.profile_json(m.from_user_id, p.display_name, p.avatar_url), w.read_seq, w.delivered_seq
-            )
-            order by m.seq
-        )
+        select jsonb_agg(private.message_json(m, w.read_seq, w.delivered_seq) order by m.seq)
         from (
             select m.*
             from public.messages as m
@@ -64,11 +59,10 @@ begin
             order by m.seq desc
             limit p_limit
         ) as m
-        left join public.profiles as p on m.from_user_id = p.user_id
         cross join lateral (
             select min(o.shared_read_seq) as read_seq, min(o.shared_delivered_seq) as delivered_seq
             from public.conversation_members as o
-            where o.conversation_id = m.conversation_id and o.user_id <> m.from_user_id and o.left_at is null
+            where o.conversation_id = p_conversation_id and o.user_id <> m.from_user_id and o.left_at is null
         ) as w
     ), '[]'::jsonb);
 end;
@@ -77,64 +71,61 @@ comment on function private.message_page(uuid, bigint, bigint, integer) is
 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message. The caller has checked access.';
 revoke all on function private.message_page(uuid, bigint, bigint, integer) from public, anon, authenticated, service_role;
 
-create function private.conversations_json(p_user_id uuid, p_conversation_ids uuid [])
+create function private.conversation_json(p_user_id uuid, p_conversation_id uuid)
 returns jsonb
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+    c public.conversations;
+    me public.conversation_members;
+    v_member_count integer;
+    v_members jsonb;
 begin
-    return coalesce((
-        select jsonb_agg(jsonb_build_object(
-            'id', c.id,
-            'kind', c.kind,
-            'gigId', c.gig_id,
-            'title', c.title,
-            'members', others.members,
-            'memberCount', others.member_count,
-            'lastMessage', last_message.json,
-            'lastMessageAt', private.iso_time(c.last_message_at),
-            'unreadCount', me.unread_count,
-            'markedUnread', me.marked_unread,
-            'myRole', me.role,
-            'myLastReadSeq', me.last_read_seq,
-            'canSend', c.kind = 'group' or private.account_is_active(
-                case c.direct_low when p_user_id then c.direct_high else c.direct_low end
-            ),
-            'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
-            'lastSeq', c.last_seq,
-            'firstSeq', greatest(c.first_seq, me.visible_from_seq),
-            'eventSeq', c.event_seq,
-            'archivedAt', private.iso_time(me.archived_at),
-            'mutedUntil', private.iso_time(me.muted_until),
-            'pinnedAt', private.iso_time(me.pinned_at),
-            'createdAt', private.iso_time(c.created_at)
-        ) order by wanted.ordinal)
-        from unnest(p_conversation_ids) with ordinality as wanted (id, ordinal)
-        inner join public.conversations as c on wanted.id = c.id
-        inner join public.conversation_members as me on c.id = me.conversation_id and me.user_id = p_user_id
-        cross join lateral (
-            -- Both people of a direct conversation, or the first eight of a group.
-            select
-                max(f.member_count) as member_count,
-                jsonb_agg(
-                    private.profile_json(f.user_id, p.display_name, p.avatar_url) order by f.joined_at, f.user_id
-                ) as members
-            from (
-                select o.user_id, o.joined_at, count(*) over () as member_count
-                from public.conversation_members as o
-                where o.conversation_id = c.id and o.left_at is null
-                order by o.joined_at, o.user_id
-                limit 8
-            ) as f
-            left join public.profiles as p on f.user_id = p.user_id
-        ) as others
-        cross join lateral (
-            select private.message_page(c.id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1) -> 0 as json
-        ) as last_message
-    ), '[]'::jsonb);
+    select t.* into c from public.conversations as t where t.id = p_conversation_id;
+    select t.* into me
+    from public.conversation_members as t
+    where t.conversation_id = p_conversation_id and t.user_id = p_user_id;
+
+    -- Both people of a direct conversation, or the first eight of a group.
+    select count(*), jsonb_agg(private.profile_json(m.user_id) order by m.ordinal) filter (where m.ordinal <= 8)
+    into v_member_count, v_members
+    from (
+        select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
+        from public.conversation_members as t
+        where t.conversation_id = p_conversation_id and t.left_at is null
+    ) as m;
+
+    return jsonb_build_object(
+        'id', c.id,
+        'kind', c.kind,
+        'gigId', c.gig_id,
+        'title', c.title,
+        'members', v_members,
+        'memberCount', v_member_count,
+        'lastMessage', private.message_page(
+            p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
+        ) -> 0,
+        'lastMessageAt', private.iso_time(c.last_message_at),
+        'unreadCount', me.unread_count,
+        'markedUnread', me.marked_unread,
+        'myRole', me.role,
+        'myLastReadSeq', me.last_read_seq,
+        'canSend', c.kind = 'group' or private.account_is_active(
+            case c.direct_low when p_user_id then c.direct_high else c.direct_low end
+        ),
+        'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
+        'lastSeq', c.last_seq,
+        'firstSeq', greatest(c.first_seq, me.visible_from_seq),
+        'eventSeq', c.event_seq,
+        'archivedAt', private.iso_time(me.archived_at),
+        'mutedUntil', private.iso_time(me.muted_until),
+        'pinnedAt', private.iso_time(me.pinned_at),
+        'createdAt', private.iso_time(c.created_at)
+    );
 end;
 $$;
-comment on function private.conversations_json(uuid, uuid []) is
-'Shape Conversation as p_user_id sees it, for the given ids in their order. The caller has checked that p_user_id is a member.';
-revoke all on function private.conversations_json(uuid, uuid []) from public, anon, authenticated, service_role;
+comment on function private.conversation_json(uuid, uuid) is
+'Shape Conversation as p_user_id sees it. The caller has checked that p_user_id is a member.';
+revoke all on function private.conversation_json(uuid, uuid) from public, anon, authenticated, service_role;

@@ -12,7 +12,6 @@ create function private.require_caller()
 returns uuid
 language plpgsql
 stable
-security definer
 set search_path = ''
 as $$
 declare
@@ -25,7 +24,7 @@ begin
 end;
 $$;
 comment on function private.require_caller() is
-'Definer like its callers. The caller''s id from the verified token; raises PT401 unauthenticated without one.';
+'The caller''s id from the verified token; raises PT401 unauthenticated without one.';
 revoke all on function private.require_caller() from public, anon, authenticated, service_role;
 
 create function private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid)
@@ -240,7 +239,7 @@ begin
 
     return jsonb_build_object(
         'message', private.message_page(v_conversation_id, v_seq, v_seq + 1, 1) -> 0,
-        'conversation', private.conversations_json(v_me, array[v_conversation_id]) -> 0,
+        'conversation', private.conversation_json(v_me, v_conversation_id),
         'created', v_is_created,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
     );

@@ -25,13 +25,19 @@ begin
             message = 'validation_failed', detail = 'offset must be from 0 to 1,000,000.', hint = '/offset';
     end if;
     return jsonb_build_object(
-        'conversations', private.conversations_json(v_me, array(
-            select m.conversation_id
-            from public.conversation_members as m
-            where m.user_id = v_me and m.left_at is null and m.archived_at is null
-            order by (m.pinned_at is not null) desc, m.last_activity_at desc, m.conversation_id desc
-            limit p_limit offset p_offset
-        )),
+        'conversations', coalesce((
+            select jsonb_agg(private.conversation_json(v_me, m.conversation_id) order by m.ordinal)
+            from (
+                select m.conversation_id, row_number() over () as ordinal
+                from (
+                    select m.conversation_id
+                    from public.conversation_members as m
+                    where m.user_id = v_me and m.left_at is null and m.archived_at is null
+                    order by (m.pinned_at is not null) desc, m.last_activity_at desc, m.conversation_id desc
+                    limit p_limit offset p_offset
+                ) as m
+            ) as m
+        ), '[]'::jsonb),
         'total', (
             select count(*)
             from public.conversation_members as m
@@ -100,7 +106,7 @@ begin
     end if;
     v_messages := private.message_page(p_conversation_id, v_first_seq, 9223372036854775807, 30);
     return jsonb_build_object(
-        'conversation', private.conversations_json(v_me, array[p_conversation_id]) -> 0 || jsonb_build_object(
+        'conversation', private.conversation_json(v_me, p_conversation_id) || jsonb_build_object(
             'messages', v_messages,
             'receipts', private.receipts_json(p_conversation_id),
             'hasMore', coalesce((v_messages -> 0 ->> 'seq')::bigint > v_first_seq, false),
