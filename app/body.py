@@ -1,0 +1,138 @@
+"""Request bodies: bytes to a struct, with limits on size and time and a pointer to the first thing that is wrong."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.datastructures import State
+
+from app import log
+from app.problems import Problem
+from app.supabase import Caller
+
+# 4,000 characters are at most 16 kB of UTF-8, or 48 kB as JSON escapes; then the other members.
+BODY_BYTES_MAX = 64 * 1024
+# A phone on a bad line sends 64 KiB in a few seconds; a connection that drips holds memory for nothing.
+BODY_TIMEOUT_S = 10.0
+
+# The two spellings msgspec has for where something is wrong.
+_AT = re.compile(r" - at `(?:key in )?\$(.*?)`$")
+_NAMED = re.compile(r"^Object (?:missing required field|contains unknown field) `(.*)`$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+|\.\.\.)\]")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_JSON = re.compile(rb"application/json[ \t]*(;[ \t]*charset[ \t]*=[ \t]*\"?utf-?8\"?[ \t]*)?", re.IGNORECASE)
+
+
+class ApiRequest(Request[Caller, Any, State]):
+    """A request whose JSON body is read by our rules; Litestar hands the result to the handler as `data`."""
+
+    async def body(self) -> bytes:
+        """The whole body, at most 64 KiB.
+
+        Errors: Problem payload_too_large as soon as more arrives, unsupported_media_type, request_timeout.
+        """
+        if isinstance(self._body, bytes):
+            return self._body
+        message: Any = await self.receive()
+        whole: bytes = message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        if whole or more:
+            self._check_headers()
+        if more:
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    whole = await self._rest(bytearray(whole))
+            except TimeoutError:
+                raise Problem("request_timeout", headers={"connection": "close"}) from None
+        if len(whole) > BODY_BYTES_MAX:
+            raise Problem("payload_too_large")
+        self._body = whole
+        return whole
+
+    async def _rest(self, whole: bytearray) -> bytes:
+        while len(whole) <= BODY_BYTES_MAX:
+            message: Any = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Problem("request_timeout", "The connection was closed before the body was complete.")
+            whole += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        return bytes(whole)
+
+    def _check_headers(self) -> None:
+        headers = log.current().headers
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 18 or int(length) > BODY_BYTES_MAX:
+            raise Problem("payload_too_large")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise Problem("unsupported_media_type", "Send the body without a content encoding.")
+        if not _JSON.fullmatch(headers.get(b"content-type", b"")):
+            raise Problem("unsupported_media_type")
+
+    async def json(self) -> Any:
+        """The body as the struct the handler declares for `data`; Problem validation_failed with a pointer."""
+        field = self.route_handler.parsed_data_field
+        return decode(await self.body(), field.annotation if field is not None else dict)
+
+
+@cache
+def _decoder(shape: Any) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(shape).decode
+
+
+def decode(body: bytes, shape: Any) -> Any:
+    """Decode JSON strictly into a struct: no unknown members, no member twice, no value of another type.
+
+    Errors: Problem validation_failed; its pointer is that of the first finding. Its sentence never quotes a value.
+    """
+    try:
+        data = _decoder(shape)(body)
+        # Of two members with one name msgspec keeps the last; a proxy that keeps the first would see another request.
+        json.loads(body, object_pairs_hook=_unique)
+    except msgspec.ValidationError as error:
+        pointer, detail = _explain(str(error))
+        raise Problem("validation_failed", detail, pointer=pointer) from None
+    except (ValueError, RecursionError) as error:
+        detail = str(error) if isinstance(error, _Twice) else "The body is not valid JSON in UTF-8."
+        raise Problem("validation_failed", detail, pointer="") from None
+    return data
+
+
+class _Twice(ValueError):
+    """A JSON object has a member twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise _Twice("A member occurs twice.")
+
+
+def _explain(message: str) -> tuple[str, str]:
+    """JSON pointer and sentence for a message of msgspec, which names the path but never a value."""
+    pointer = ""
+    if at := _AT.search(message):
+        message = message[: at.start()]
+        pointer = "".join(f"/{_escape(name or index)}" for name, index in _STEP.findall(at[1]))
+    if named := _NAMED.match(message):
+        missing = "missing" in message[:16]
+        return f"{pointer}/{_escape(named[1])}", "This member is missing." if missing else "There is no such member."
+    if "matching regex" in message:
+        message = "Expected a UUID in its canonical form"
+    return pointer, message.replace("`", "") + "."
+
+
+def _escape(name: str) -> str:
+    # A name is the client's own text: bounded, and free of what a terminal or a log viewer might obey.
+    return "".join(c if c.isprintable() else "?" for c in name[:100]).replace("~", "~0").replace("/", "~1")
+
+
+def path_id(text: str, pointer: str) -> str:
+    """A UUID from a path or header, in lower case; Problem validation_failed that points at the parameter."""
+    if not _UUID.fullmatch(text):
+        raise Problem("validation_failed", "Expected a UUID in its canonical form.", pointer=pointer)
+    return text.lower()

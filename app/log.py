@@ -1,0 +1,126 @@
+"""Logging: one JSON line per request, and what one request remembers about itself until that line is written.
+
+Never in a line: bodies, tokens, query strings, addresses. Request ids are ours unless the client's are harmless.
+"""
+
+import logging
+import re
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+
+# Letters, digits and four marks: nothing that could end a header or a log line, or be read as markup.
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:\-]{8,128}")
+# W3C trace context, version 00: what we pass on must be well-formed, or some collector refuses the whole trace.
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Exchange:
+    """One request and its answer: what the layers tell each other and the log about it."""
+
+    __slots__ = (
+        "caller_id", "code", "headers", "method", "pace", "request_id", "route", "started_s", "traceparent",
+        "upstream_s",
+    )  # fmt: skip
+
+    def __init__(self, method: str, raw_headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.started_s = time.perf_counter()
+        self.method = method
+        self.headers: dict[bytes, bytes] = {}
+        for name, value in raw_headers:
+            # A repeated header is one list, as HTTP says; where only one value makes sense, the list is not valid.
+            self.headers[name] = value if name not in self.headers else self.headers[name] + b", " + value
+        wished = self.headers.get(b"x-request-id")
+        self.request_id = (
+            wished.decode() if wished is not None and _SAFE_ID.fullmatch(wished) else secrets.token_hex(16)
+        )
+        trace = self.headers.get(b"traceparent")
+        self.traceparent = trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None
+        self.route = "unmatched"
+        self.code: str | None = None
+        self.caller_id: str | None = None
+        # RateLimit-Policy and RateLimit of the answer, as structured fields.
+        self.pace: tuple[str, str] | None = None
+        self.upstream_s = 0.0
+
+
+_current: ContextVar[Exchange] = ContextVar("exchange")
+
+
+def begin(exchange: Exchange) -> None:
+    """Make `exchange` the one that `current()` answers for the rest of this task."""
+    _current.set(exchange)
+
+
+def current() -> Exchange:
+    """The exchange this task is serving; LookupError outside of one."""
+    return _current.get()
+
+
+def configure(stream: TextIO | None = None) -> None:
+    """Send our lines, and those of the server and libraries, to standard output as JSON."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(stream or sys.stdout),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+
+
+def _to_json(event: Any, **_: Any) -> str:
+    return msgspec.json.encode(event).decode()
+
+
+class _JsonLines(logging.Formatter):
+    """Lines of other people's loggers, in the same form; without tracebacks, whose messages may quote a request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        line = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower(), "error": kind}
+        return _to_json(line)
+
+
+def request_line(exchange: Exchange, status: int, total_s: float) -> None:
+    """Write the one line of a request; 5xx that Supabase caused are warnings, our own are errors."""
+    logger = structlog.get_logger()
+    write = logger.info if status < 500 else logger.error if status == 500 else logger.warning
+    write(
+        "request",
+        request_id=exchange.request_id,
+        route=exchange.route,
+        method=exchange.method,
+        status=status,
+        code=exchange.code,
+        caller_id=exchange.caller_id,
+        total_ms=round(total_s * 1000, 2),
+        upstream_ms=round(exchange.upstream_s * 1000, 2),
+    )
+
+
+def unexpected(exchange: Exchange, error: BaseException) -> None:
+    """Say where an exception came from: types, files and lines, never its message, which may quote a request."""
+    structlog.get_logger().error(
+        "unexpected",
+        request_id=exchange.request_id,
+        route=exchange.route,
+        error=type(error).__name__,
+        cause=type(error.__cause__).__name__ if error.__cause__ else None,
+        at=[
+            f"{f.filename.rpartition('/app/')[2]}:{f.lineno} {f.name}"
+            for f in traceback.extract_tb(error.__traceback__)[-8:]
+        ],
+    )

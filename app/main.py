@@ -1,0 +1,66 @@
+"""The service, joined once: settings, door, verifier, limits, routes, handlers. No logic."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Router
+from litestar.di import Provide
+
+from app import log, openapi, routes, settings
+from app.auth import KeySet, Verifier
+from app.body import ApiRequest
+from app.edge import Admission, Edge, handle
+from app.routes.health import Readiness
+from app.settings import Settings
+from app.supabase import Supabase
+
+
+def create_app(config: Settings) -> Edge:
+    """Build the ASGI application; nothing is connected before its lifespan starts."""
+    supabase = Supabase(config)
+    keys = KeySet(supabase.key_set)
+
+    async def probe() -> str | None:
+        why = await supabase.why_not()
+        if why is None and config.supabase_jwt_secret is None and not await keys.refresh():
+            return "keys"
+        return why
+
+    readiness = Readiness(probe)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        supabase.open()
+        yield
+        await supabase.close()
+
+    app = Litestar(
+        route_handlers=[
+            Router(
+                "/api/messages", route_handlers=routes.API, before_request=Admission(config, Verifier(config, keys))
+            ),
+            *routes.SERVICE,
+        ],
+        dependencies={
+            "supabase": Provide(lambda: supabase, sync_to_thread=False),
+            "readiness": Provide(lambda: readiness, sync_to_thread=False),
+        },
+        exception_handlers={Exception: handle},
+        request_class=ApiRequest,
+        lifespan=[lifespan],
+        openapi_config=None,
+        logging_config=None,
+    )
+    app.state["openapi"] = msgspec.json.encode(openapi.document(app))
+    return Edge(app, config.cors_origins)
+
+
+def __getattr__(name: str) -> Any:
+    # `uvicorn app.main:app` reads the environment here; importing create_app does not.
+    if name != "app":
+        raise AttributeError(name)
+    log.configure()
+    globals()["app"] = create_app(settings.load())
+    return globals()["app"]

@@ -1,0 +1,149 @@
+"""The OpenAPI 3.1 document: what the routes declare, in the schemas the decoders enforce.
+
+Written from the route handlers and msgspec's own schemas instead of Litestar's generator, which would leave out
+headers, invent a 400 of its own, and describe the shapes a second time.
+"""
+
+from typing import Any
+
+import msgspec
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
+
+from app import __version__, problems
+from app.problems import Answer, ProblemDocument
+
+_REF = "#/components/schemas/{name}"
+_DESCRIPTION = """In-app messaging. Every request to `/api` carries the caller's own Supabase access token.
+
+Errors are `application/problem+json` with a stable `code`. A send is safe to repeat with the same `clientMessageId`."""
+
+
+def _header(description: str, required: bool = True, **schema: Any) -> dict[str, Any]:
+    return {"description": description, "required": required, "schema": {"type": "string", **schema}}
+
+
+_EVERYWHERE = {
+    "X-Request-Id": _header("Names this request in our log; the client's own when it sent a harmless one."),
+    "Cache-Control": _header("Nothing may be stored.", const="private, no-store"),
+    "X-Content-Type-Options": _header("The content type is meant as it is.", const="nosniff"),
+    "Server-Timing": _header("Milliseconds spent in the data API, and in all."),
+}
+_PACED = {
+    "RateLimit-Policy": _header("Quota and window of the pace that counted this request (IETF draft)."),
+    "RateLimit": _header("What is left of it, and the seconds until it is whole again."),
+}
+_BY_STATUS = {
+    401: {"WWW-Authenticate": _header("RFC 6750 challenge.", pattern="^Bearer ")},
+    429: {"Retry-After": _header("Seconds.", pattern="^[1-9][0-9]*$")},
+    503: {"Retry-After": _header("Seconds.", pattern="^[1-9][0-9]*$")},
+}
+
+
+def document(app: Litestar) -> dict[str, Any]:
+    """The document of an application, as plain JSON values."""
+    handlers = [
+        (route.path_format, handler)
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if handler.operation_id is not None
+    ]
+    shapes: list[Any] = [ProblemDocument]
+    for _, handler in handlers:
+        shapes += [answer.shape for answer in _answers(handler).values() if answer.shape is not None]
+        if handler.parsed_data_field is not None:
+            shapes.append(_plain(handler.parsed_data_field.annotation))
+    shapes = list(dict.fromkeys(shapes))
+    refs, components = msgspec.json.schema_components(shapes, ref_template=_REF)
+    ref_of = dict(zip(shapes, refs, strict=True))
+    paths: dict[str, Any] = {}
+    for path, handler in handlers:
+        for method in sorted(handler.http_methods):
+            paths.setdefault(path, {})[method.lower()] = _operation(path, handler, ref_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Messages", "version": __version__, "description": _DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "tags": [{"name": "messages"}, {"name": "service"}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearerAuth": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "Access token of Supabase Auth.",
+                }
+            },
+        },
+    }
+
+
+def _plain(annotation: Any) -> Any:
+    """The struct in `Struct | None`."""
+    return next((arm for arm in getattr(annotation, "__args__", ()) if arm is not type(None)), annotation)
+
+
+def _answers(handler: HTTPRouteHandler) -> dict[int, Answer]:
+    answers: dict[int, Answer] = handler.opt["answers"]
+    return answers
+
+
+def _operation(path: str, handler: HTTPRouteHandler, ref_of: dict[Any, Any]) -> dict[str, Any]:
+    is_api = path.startswith("/api/")
+    text = (handler.fn.__doc__ or "").strip()
+    operation: dict[str, Any] = {
+        "operationId": handler.operation_id,
+        "summary": text,
+        "tags": ["messages" if is_api else "service"],
+        "security": [{"bearerAuth": []}] if is_api else [],
+        "responses": {str(s): _response(s, a, ref_of, is_api) for s, a in sorted(_answers(handler).items())},
+    }
+    if parameters := _parameters(path, handler):
+        operation["parameters"] = parameters
+    if handler.parsed_data_field is not None:
+        annotation = handler.parsed_data_field.annotation
+        operation["requestBody"] = {
+            "required": _plain(annotation) is annotation,
+            "content": {"application/json": {"schema": ref_of[_plain(annotation)]}},
+        }
+    return operation
+
+
+def _parameters(path: str, handler: HTTPRouteHandler) -> list[dict[str, Any]]:
+    given_id = {"type": "string", "format": "uuid"}
+    parameters: list[dict[str, Any]] = []
+    if "{id}" in path:
+        about = "A UUID; anything else is 400 `validation_failed` with the pointer `/id`."
+        parameters.append({"name": "id", "in": "path", "required": True, "description": about, "schema": given_id})
+    for field in handler.parsed_fn_signature.parameters.values():
+        declared: Any = field.kwarg_definition
+        if getattr(declared, "header", None):
+            parameters.append(
+                {
+                    "name": declared.header,
+                    "in": "header",
+                    "required": False,
+                    "description": declared.description,
+                    "schema": given_id,
+                }
+            )
+    return parameters
+
+
+def _response(status: int, answer: Answer, ref_of: dict[Any, Any], is_api: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": ref_of[answer.shape] if answer.shape is not None else {}}
+    if answer.codes:
+        only = {"properties": {"status": {"const": status}, "code": {"enum": list(answer.codes)}}}
+        content["schema"] = {"allOf": [content["schema"], only]}
+        content["examples"] = {
+            code: {"summary": problems.CATALOGUE[code].title, "value": problems.example(code)} for code in answer.codes
+        }
+    return {
+        "description": answer.description,
+        "headers": _EVERYWHERE | (_PACED if is_api else {}) | _BY_STATUS.get(status, {}),
+        "content": {answer.media_type: content},
+    }

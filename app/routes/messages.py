@@ -1,0 +1,126 @@
+"""Messages: send one, mark as read up to one."""
+
+import uuid
+from typing import Annotated
+
+from litestar import Response, patch, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, Parameter
+from msgspec import Meta, Struct
+
+from app import limits, log, problems, text
+from app.body import ApiRequest, path_id
+from app.problems import Problem
+from app.shapes import Conversation, GivenId, Message, Read
+from app.supabase import Supabase
+
+
+class SendMessage(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Where to and what. `conversationId` alone suffices, or `toUserId`, with `gigId` when it is about one."""
+
+    body: Annotated[
+        str,
+        Meta(
+            description="1 to 4,000 code points, counted after normalisation: line ends become LF, control and "
+            "direction marks are removed, NFC, white space at both ends is trimmed.",
+            examples=["Is Saturday at ten still good for you?"],
+            extra_json_schema={"minLength": 1},
+        ),
+    ]
+    conversation_id: GivenId | None = None
+    to_user_id: GivenId | None = None
+    gig_id: GivenId | None = None
+    client_message_id: Annotated[
+        GivenId | None,
+        Meta(description="Makes a retry safe: the same id is never a second message. `Idempotency-Key` is its alias."),
+    ] = None
+
+
+class MessageSent(Struct, frozen=True, rename="camel"):
+    """The message as it is now, and its conversation."""
+
+    message: Message
+    conversation: Conversation
+
+
+class _Pace(Struct, frozen=True, rename="camel"):
+    limit: int
+    remaining: int
+    window_s: int
+    reset_s: int
+
+
+class _Sent(Struct, frozen=True):
+    message: Message
+    conversation: Conversation
+    created: bool
+    pace: _Pace
+
+
+@post(
+    "/send",
+    operation_id="sendMessage",
+    status_code=201,
+    opt=problems.answers(
+        MessageSent,
+        {201: "The message was sent.", 200: "A replay: the message as it is now."},
+        "not_found",
+        "recipient_unavailable",
+        "recipient_mismatch",
+        "idempotency_conflict",
+        *problems.WITH_BODY,
+    )
+    | {"writes": True},
+)
+async def send_message(
+    data: JSONBody[SendMessage],
+    request: ApiRequest,
+    supabase: NamedDependency[Supabase],
+    idempotency_key: Annotated[
+        str | None, Parameter(header="Idempotency-Key", description="A UUID, the same as `clientMessageId`.")
+    ] = None,
+) -> Response[MessageSent]:
+    """Send one message; a repeated `clientMessageId` answers the first one with 200."""
+    if data.conversation_id is None and data.to_user_id is None:
+        raise Problem("validation_failed", "Name a conversation or a person.", pointer="/conversationId")
+    if why := text.refusal(data.body):
+        raise Problem("validation_failed", why, pointer="/body")
+    sent = await supabase.rpc(
+        "send_message",
+        {
+            # JSON can carry NUL, PostgreSQL cannot; normalisation would remove it anyway.
+            "p_body": data.body.replace("\x00", ""),
+            "p_conversation_id": data.conversation_id,
+            "p_to_user_id": data.to_user_id,
+            "p_gig_id": data.gig_id,
+            "p_client_message_id": _key(data.client_message_id, idempotency_key),
+        },
+        request.user,
+        _Sent,
+        # There always is a key, so sending twice is the same as sending once.
+        repeatable=True,
+    )
+    log.current().pace = limits.sends(sent.pace.limit, sent.pace.remaining, sent.pace.window_s, sent.pace.reset_s)
+    return Response(MessageSent(sent.message, sent.conversation), status_code=201 if sent.created else 200)
+
+
+def _key(in_body: str | None, in_header: str | None) -> str:
+    if in_header is None:
+        return in_body or str(uuid.uuid4())
+    key = path_id(in_header, "/Idempotency-Key")
+    if in_body is not None and in_body.lower() != key:
+        raise Problem("validation_failed", "It differs from Idempotency-Key.", pointer="/clientMessageId")
+    return key
+
+
+@patch(
+    "/{id:str}/read",
+    operation_id="markRead",
+    status_code=200,
+    opt=problems.answers(Read, {200: "How far the caller has read now."}, "not_found") | {"writes": True},
+)
+async def mark_read(request: ApiRequest, supabase: NamedDependency[Supabase]) -> Response[Read]:
+    """Mark everything up to this message as read."""
+    params = {"p_message_id": path_id(request.path_params["id"], "/id")}
+    # Reading up to a message twice reads no further than once.
+    return Response(await supabase.rpc("mark_read", params, request.user, Read, repeatable=True))

@@ -1,0 +1,140 @@
+"""Settings: one struct, read once at start from the environment.
+
+Only this module reads the environment. Every missing or invalid variable is named in one error, so that a deployment
+is put right in one go. Units are in the names. A secret has no default.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingsError(Exception):
+    """The environment cannot be used; the message names every variable that is missing or wrong."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service needs to know. A field is the environment variable of the same name in capitals."""
+
+    supabase_url: Annotated[
+        str, Meta(description="Origin of the Supabase project, for example https://abc.supabase.co.")
+    ]
+    supabase_publishable_key: Annotated[
+        str, Meta(min_length=8, description="Key sent as `apikey`; it identifies the project and opens nothing.")
+    ]
+    # Shorter HMAC keys can be guessed offline from any token (RFC 7518, 3.2: at least the hash's 32 bytes).
+    supabase_jwt_secret: Annotated[
+        Annotated[str, Meta(min_length=32)] | None,
+        Meta(description="Shared secret of HS256 tokens. Without it only the project's key set counts."),
+    ] = None
+    supabase_jwt_issuer: Annotated[
+        str | None, Meta(description="Expected `iss` of tokens. Default: `{SUPABASE_URL}/auth/v1`.")
+    ] = None
+    cors_origins: Annotated[
+        tuple[str, ...], Meta(description="Origins whose browsers may call us, separated by commas. Default: none.")
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        Meta(description="Networks (CIDR) whose X-Forwarded-For is believed, separated by commas. Default: none."),
+    ] = ()
+    # An honest client writes at most 100 messages a minute (SQL counts those) and marks each one read; six times that
+    # never catches a replay, and still keeps one person from using a whole core.
+    person_requests_per_minute: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Edge limiter: requests of one signed-in person in a minute.")
+    ] = 600
+    # Without a token nothing can be answered but 401; 60 leaves room for an office behind one address.
+    anonymous_requests_per_minute: Annotated[
+        int,
+        Meta(
+            ge=1, le=1_000_000, description="Edge limiter: requests without a valid token from one address in a minute."
+        ),
+    ] = 60
+    anonymous_sign_ins_may_write: Annotated[
+        bool, Meta(description="Whether people signed in anonymously may send and mark as read. SQL has the last word.")
+    ] = False
+    # Hosted Supabase ends a statement of `authenticated` after 8 s; a little more lets its own answer reach us.
+    upstream_timeout_s: Annotated[
+        float, Meta(gt=0, le=60, description="Deadline of one request to Supabase, a retry included.")
+    ] = 10.0
+    # At 5 ms a call this carries 20,000 requests a second; more waiting means that Supabase is not keeping up.
+    upstream_concurrency_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="Requests to Supabase under way at once; the next one is answered 503.")
+    ] = 100
+    host: Annotated[str, Meta(description="Address that `python -m app serve` listens on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port that `python -m app serve` listens on.")] = 8000
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` a token must carry."""
+        return self.supabase_jwt_issuer or f"{self.supabase_url}/auth/v1"
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Shape:  names as in `Settings`, in capitals; an empty value counts as absent, as in `.env.example`.
+    Errors: SettingsError that names every variable at fault; values are never repeated, some are secrets.
+    Source: the process environment unless `environment` is given.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for field in msgspec.structs.fields(Settings):
+        name = field.name.upper()
+        text = source.get(name, "").strip()
+        if not text:
+            if field.required:
+                faults.append(f"{name} is missing")
+            continue
+        try:
+            values[field.name] = _parse(field.name, text, field.type)
+        except (ValueError, msgspec.ValidationError) as error:
+            faults.append(f"{name} is invalid: {error}")
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return Settings(**values)
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if name == "supabase_url":
+        return _origin(text)
+    if name == "cors_origins":
+        return tuple(_origin(part) for part in _parts(text))
+    if name == "trusted_proxies":
+        return tuple(ipaddress.ip_network(part, strict=False) for part in _parts(text))
+    return msgspec.convert(text, kind, strict=False)
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in (piece.strip() for piece in text.split(",")) if part]
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text.rstrip("/"))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path or parts.query:
+        raise ValueError("expected an origin such as https://example.org")
+    _ = parts.port  # raises ValueError when it is not a number
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def table() -> str:
+    """The settings as the Markdown of docs/settings.md."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for field in msgspec.structs.fields(Settings):
+        default = "required" if field.required else _shown(field.default)
+        description = msgspec.json.schema(field.type).get("description", "")
+        rows.append(f"| `{field.name.upper()}` | {default} | {description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if value in (None, ()):
+        return ""
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"

@@ -1,0 +1,335 @@
+"""The only door out: calls to Supabase, with a deadline, a size limit and a name for everything that can go wrong.
+
+The hot path calls the connection pool directly: AsyncPostgrestClient over the same pool costs several times the CPU
+(the figures are in the commit that added this file). What is not hot uses `postgrest`, over the same pool.
+Upstream text never leaves here, except the `details` of our own SQL refusals (SQLSTATE PTnnn).
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import httpx
+import msgspec
+import structlog
+from postgrest import APIError, AsyncPostgrestClient
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.compatibility.httpx import HttpxTransport
+from pyreqwest.exceptions import (
+    ConnectError,
+    ConnectTimeoutError,
+    NetworkError,
+    PyreqwestError,
+    RequestTimeoutError,
+)
+
+from app import __version__, log
+from app.problems import CATALOGUE, Problem
+from app.settings import Settings
+
+T = TypeVar("T")
+
+# The largest honest answer is a page of 100 conversations or messages of 4,000 characters: 1.6 MB if all are emoji.
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+# A connection that takes longer than this is not going to be one; the deadline of the request covers the rest.
+_CONNECT_TIMEOUT_S = 3.0
+# A retry needs time to succeed in; later than this before the deadline it would only add load.
+_RETRY_NEEDS_S = 0.5
+# Retry-After of a passing failure: long enough for a restart of the data API, short enough for a person to wait.
+_RETRY_AFTER_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: a verified person and their own token, which everything upstream happens with."""
+
+    id: str
+    token: str
+    expires_at_s: float
+    is_anonymous: bool = False
+
+
+class _Refusal(msgspec.Struct):
+    """PostgREST's error body; only `code` decides, and other servers' bodies may hold anything."""
+
+    code: Any = None
+    message: Any = None
+    details: Any = None
+    hint: Any = None
+
+
+_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@cache
+def _decoder(shape: Any) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(shape).decode
+
+
+class Breaker:
+    """Stops calling an upstream that is away, so that an outage is answered at once instead of after a time-out.
+
+    Opens after `failures_max` failures in a row; after `pause_s` one call at a time tries, until one succeeds.
+    """
+
+    __slots__ = ("_failures", "_failures_max", "_open_until_s", "_pause_s", "_trying")
+
+    def __init__(self, failures_max: int = 5, pause_s: float = 2.0) -> None:
+        self._failures_max = failures_max
+        self._pause_s = pause_s
+        self._failures = 0
+        self._open_until_s = 0.0
+        self._trying = False
+
+    def admits(self, now_s: float) -> bool:
+        """Whether a call may be made now. Units: now_s is monotonic seconds. A True is followed by one `settle`."""
+        if self._failures < self._failures_max:
+            return True
+        if self._trying or now_s < self._open_until_s:
+            return False
+        self._trying = True
+        return True
+
+    def settle(self, works: bool | None, now_s: float) -> None:
+        """Note how an admitted call ended; None when it says nothing about the upstream (the caller went away)."""
+        self._trying = False
+        if works:
+            self._failures = 0
+        elif works is False:
+            self._failures += 1
+            self._open_until_s = now_s + self._pause_s
+
+
+class Supabase:
+    """One connection pool to one project."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._rpc_url = f"{settings.supabase_url}/rest/v1/rpc/"
+        self._jwks_url = f"{settings.supabase_url}/auth/v1/.well-known/jwks.json"
+        self._rest_url = f"{settings.supabase_url}/rest/v1"
+        self._key = settings.supabase_publishable_key
+        self._timeout_s = settings.upstream_timeout_s
+        self._concurrency_max = settings.upstream_concurrency_max
+        self._under_way = 0
+        self.breaker = Breaker()
+        self._pool: Client | None = None
+        self._postgrest: AsyncPostgrestClient | None = None
+
+    def open(self) -> None:
+        """Build the pool; connections are made when needed, so Supabase may be away."""
+        self._pool = (
+            ClientBuilder()
+            .user_agent(f"gig-messaging/{__version__}")
+            .default_headers({"apikey": self._key, "accept": "application/json"})
+            .connect_timeout(timedelta(seconds=_CONNECT_TIMEOUT_S))
+            .timeout(timedelta(seconds=self._timeout_s))
+            .pool_max_idle_per_host(self._concurrency_max)
+            # Shorter than the 60 s after which common gateways hang up on us.
+            .pool_idle_timeout(timedelta(seconds=30))
+            # A token must reach the configured origin and nothing else, whatever the answer or the environment says.
+            .follow_redirects(False)
+            .no_proxy()
+            .default_cookie_store(False)
+            # Not asked for, so that the size limit counts what is read: a few bytes cannot become gigabytes.
+            .gzip(False).brotli(False).zstd(False).deflate(False)
+            .build()
+        )  # fmt: skip
+        transport = HttpxTransport(self._pool, close_client=False)
+        # The transport adds up the four httpx time-outs into one deadline, so only one is set.
+        session = httpx.AsyncClient(
+            transport=transport, timeout=httpx.Timeout(None, read=_CONNECT_TIMEOUT_S), trust_env=False
+        )
+        self._postgrest = AsyncPostgrestClient(
+            self._rest_url, headers={"apikey": self._key}, http_client=session, retry_enabled=False
+        )
+
+    async def close(self) -> None:
+        """Close the pool. Calls under way end with an error; the server has drained them before."""
+        if self._postgrest is not None:
+            await self._postgrest.aclose()
+        if self._pool is not None:
+            await self._pool.close()
+
+    @property
+    def postgrest(self) -> AsyncPostgrestClient:
+        """supabase-py's data client over the same pool, with the publishable key only, for what is not hot."""
+        if self._postgrest is None:
+            raise RuntimeError("open() comes first")
+        return self._postgrest
+
+    async def rpc(
+        self, name: str, params: Mapping[str, Any], caller: Caller, returns: type[T], *, repeatable: bool = False
+    ) -> T:
+        """Call one SQL function as the caller.
+
+        Shape:  params are the function's arguments; the answer is decoded strictly, members we do not know are ignored.
+        Errors: Problem, for everything that can go wrong. With `repeatable` a call whose connection failed is made once
+                more within the same deadline: right for reads and for what carries its own idempotency key.
+        Source: POST /rest/v1/rpc/<name> with the caller's own token.
+        """
+        exchange = log.current()
+        headers = {
+            "authorization": f"Bearer {caller.token}",
+            "content-type": "application/json",
+            "x-request-id": exchange.request_id,
+        }
+        if exchange.traceparent is not None:
+            headers["traceparent"] = exchange.traceparent
+        status, answer = await self._call("POST", self._rpc_url + name, headers, _encode(params), repeatable)
+        if status != 200:
+            raise problem_of(status, answer, caller)
+        try:
+            decoded: T = _decoder(cast(Any, returns))(answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            _report("answer_unusable", name, type(error).__name__)
+            raise Problem("upstream_invalid") from None
+        return decoded
+
+    async def key_set(self) -> bytes:
+        """The project's public signing keys as JSON; Problem when they cannot be had."""
+        status, answer = await self._call("GET", self._jwks_url, {}, None, repeatable=True)
+        if status != 200:
+            raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S)
+        return answer
+
+    async def why_not(self) -> str | None:
+        """Why the data API cannot be used, in one word, or None when it can.
+
+        `anon` may not execute our functions, so "permission denied" is the good answer: the data API and the database
+        replied, the function is there, and no secret was needed to learn it.
+        """
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self.postgrest.rpc("list_conversations", {}).execute()
+        except APIError as error:
+            return None if error.code == "42501" else "schema" if error.code == "PGRST202" else "database"
+        except (httpx.HTTPError, TimeoutError, ValueError):
+            return "unreachable"
+        return None
+
+    async def _call(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, repeatable: bool
+    ) -> tuple[int, bytes]:
+        """One bounded call, and one more where that is safe; the breaker and the log learn how it ended."""
+        began_s = time.monotonic()
+        if self._under_way >= self._concurrency_max:
+            raise Problem("upstream_unavailable", "Too many requests are under way.", retry_after_s=1)
+        if not self.breaker.admits(began_s):
+            raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S)
+        self._under_way += 1
+        works: bool | None = None
+        try:
+            try:
+                status, answer = await self._send(method, url, headers, body, self._timeout_s)
+            except (ConnectError, NetworkError) as error:
+                left_s = self._timeout_s - (time.monotonic() - began_s)
+                if isinstance(error, ConnectTimeoutError) or left_s < _RETRY_NEEDS_S or not repeatable:
+                    raise
+                status, answer = await self._send(method, url, headers, body, left_s)
+            # A gateway in front of the data API speaks for it when it is away.
+            works = status not in (502, 503, 504)
+            return status, answer
+        except RequestTimeoutError as error:
+            works = False
+            if isinstance(error, ConnectTimeoutError):
+                raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S) from None
+            raise Problem("upstream_timeout") from None
+        except (ConnectError, NetworkError):
+            works = False
+            raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S) from None
+        except PyreqwestError as error:
+            _report("answer_unusable", url, type(error).__name__)
+            raise Problem("upstream_invalid") from None
+        finally:
+            ended_s = time.monotonic()
+            self._under_way -= 1
+            self.breaker.settle(works, ended_s)
+            log.current().upstream_s += ended_s - began_s
+
+    async def _send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, timeout_s: float
+    ) -> tuple[int, bytes]:
+        if self._pool is None:
+            raise RuntimeError("open() comes first")
+        request = self._pool.request(method, url).headers(headers).timeout(timedelta(seconds=timeout_s))
+        if body is not None:
+            request = request.body_bytes(body)
+        async with request.build_streamed() as response:
+            reader = response.body_reader
+            first = await reader.read(ANSWER_BYTES_MAX + 1)
+            answer = bytes(first) if first is not None else b""
+            while len(answer) <= ANSWER_BYTES_MAX and (more := await reader.read(ANSWER_BYTES_MAX + 1)) is not None:
+                answer += bytes(more)
+            if len(answer) > ANSWER_BYTES_MAX:
+                _report("answer_too_large", url, None)
+                raise Problem("upstream_invalid")
+            return response.status, answer
+
+
+# SQLSTATEs and PostgREST codes to our codes (docs/errors.md); the longest prefix decides.
+_BY_CODE = {
+    "22": "validation_failed", "23502": "validation_failed", "23514": "validation_failed",
+    "PGRST301": "unauthenticated", "PGRST302": "unauthenticated", "PGRST303": "unauthenticated",
+    "42501": "forbidden", "PGRST116": "not_found",
+    "23503": "conflict", "23505": "conflict",
+    "08": "upstream_unavailable", "53": "upstream_unavailable", "57P0": "upstream_unavailable",
+    "PGRST000": "upstream_unavailable", "PGRST001": "upstream_unavailable", "PGRST002": "upstream_unavailable",
+    "40001": "upstream_unavailable", "40P01": "upstream_unavailable", "55P03": "upstream_unavailable",
+    "57014": "upstream_timeout", "PGRST003": "upstream_timeout",
+}  # fmt: skip
+# What gateways say without a body of ours; 429 is theirs too, our own pace arrives as PT429.
+_BY_STATUS = {
+    429: "upstream_unavailable",
+    502: "upstream_unavailable",
+    503: "upstream_unavailable",
+    504: "upstream_timeout",
+}
+_OURS = re.compile(r"PT([45][0-9]{2})")
+_SECONDS = re.compile(r"[0-9]{1,5}")
+
+
+def problem_of(status: int, answer: bytes, caller: Caller) -> Problem:
+    """What an answer other than 200 means to our client, by its code: PostgREST's status suits its own callers."""
+    try:
+        refusal = _decode_refusal(answer)
+        code = refusal.code if isinstance(refusal.code, str) else ""
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        refusal, code = _Refusal(), ""
+    if ours := _OURS.fullmatch(code):
+        return _our_own(int(ours[1]), refusal)
+    name = next((_BY_CODE[code[:n]] for n in (8, 5, 4, 2) if len(code) >= n and code[:n] in _BY_CODE), None)
+    if name is None:
+        name = _BY_STATUS.get(status, "internal_error" if code else "upstream_invalid")
+    if name == "unauthenticated" and caller.expires_at_s <= time.time():
+        name = "token_expired"
+    if name in ("validation_failed", "internal_error", "upstream_invalid"):
+        # Our own bounds should have caught the first; the others are ours to repair. The text stays out of the log.
+        _report("answer_unexpected", code[:8] if code.isalnum() else "", str(status))
+    waits = _RETRY_AFTER_S if name == "upstream_unavailable" else None
+    return Problem(name, retry_after_s=waits, pointer="" if name == "validation_failed" else None)
+
+
+def _our_own(status: int, refusal: _Refusal) -> Problem:
+    """A refusal our SQL raised: message is the code, details a sentence, hint the pointer or the seconds."""
+    name = refusal.message
+    if not isinstance(name, str) or name not in CATALOGUE or CATALOGUE[name].status != status:
+        _report("refusal_not_in_catalogue", "", str(status))
+        return Problem("internal_error")
+    detail = refusal.details if isinstance(refusal.details, str) else None
+    hint = refusal.hint if isinstance(refusal.hint, str) else ""
+    waits = pointer = None
+    if CATALOGUE[name].retry == "after":
+        waits = max(1, int(hint)) if _SECONDS.fullmatch(hint) else 1
+    elif name == "validation_failed":
+        pointer = hint if hint.startswith("/") else ""
+    return Problem(name, detail, pointer=pointer, retry_after_s=waits)
+
+
+def _report(event: str, what: str, error: str | None) -> None:
+    structlog.get_logger().warning(event, request_id=log.current().request_id, what=what, error=error)

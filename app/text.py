@@ -1,0 +1,48 @@
+"""Text of messages: the early no. SQL normalises (`private.normalize_text`); this refuses what SQL would refuse.
+
+The steps, in this order: CRLF and CR become LF; controls except TAB and LF, and the marks that turn text around, are
+removed; then NFC; then white space at both ends. ZWJ, variation selectors and every script stay.
+A differential test holds the two implementations together over every code point.
+"""
+
+import re
+import unicodedata
+
+CHARS_MAX = 4000
+
+# C0 except TAB, LF and CR (which becomes LF), DEL, C1, U+202A-202E and U+2066-2069.
+_REMOVED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
+_TRIMMED = "\t\n \u00a0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000\ufeff"
+# NFC makes a text at most 3 times longer and at least 4 times shorter (in code points).
+_NFC_GROWS_MAX, _NFC_SHRINKS_MAX = 3, 4
+# Sorting combining marks takes the square of their run: 16,000 in a row would hold up everybody for half a second.
+# No script stacks more than a handful; whoever does is left to SQL, which has its own time limit.
+_MARKS_RUN = re.compile(rb"[^\x00]{256,}")
+
+
+def normalize(text: str) -> str:
+    """What SQL will store for this text."""
+    text = _REMOVED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return unicodedata.normalize("NFC", text).strip(_TRIMMED)
+
+
+def refusal(text: str) -> str | None:
+    """One sentence about why this text cannot be a message, or None.
+
+    Units:  at most 4,000 code points, counted after normalisation.
+    Errors: none; what would be too dear to judge is not refused here.
+    """
+    if text.isascii() and text.isprintable():
+        length = len(text.strip(" "))
+    else:
+        clean = _REMOVED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+        length = len(clean.strip(_TRIMMED))
+        if CHARS_MAX / _NFC_GROWS_MAX < length <= CHARS_MAX * _NFC_SHRINKS_MAX and not clean.isascii():
+            if _MARKS_RUN.search(bytes(map(unicodedata.combining, clean))):
+                return None
+            length = len(unicodedata.normalize("NFC", clean).strip(_TRIMMED))
+    if length == 0:
+        return "A message needs at least one visible character."
+    if length > CHARS_MAX:
+        return f"A message has at most {CHARS_MAX} characters."
+    return None
