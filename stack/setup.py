@@ -38,7 +38,8 @@ def python_packages() -> None:
     want = fingerprint(ROOT / "requirements.lock", sys.version, os.path.realpath(sys.executable))
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == want:
         return
-    in_good_shape = PYTHON.exists() and not unfinished.exists() and subprocess.call([str(PYTHON), "-m", "pip", "-V"]) == 0
+    has_pip = [str(PYTHON), "-m", "pip", "--version"]
+    in_good_shape = PYTHON.exists() and not unfinished.exists() and subprocess.call(has_pip, stdout=subprocess.DEVNULL) == 0
     if not in_good_shape:
         try:
             import ensurepip  # noqa: F401  Debian leaves it out of python3 unless python3-venv is installed
