@@ -2,11 +2,11 @@
 -- Consumers: every shape with a person in it.
 -- Locks:     share row exclusive on auth.users for the two triggers (no sign-up during that moment).
 --            Accounts that exist already are copied in one statement.
--- Undo:      drop trigger profiles_create_after_insert on auth.users; drop trigger profiles_forget_after_delete on auth.users;
---            drop trigger profiles_forget_after_update on auth.users; drop function private.create_profile();
---            drop function private.forget_profile(); drop function private.profile_json(uuid);
---            drop function private.insert_profile(uuid, jsonb); drop function private.account_is_active(uuid);
---            drop table public.profiles;
+-- Undo:      drop function private.create_profile() cascade; drop function private.forget_profile() cascade;
+--            drop function private.insert_profile(uuid, jsonb); drop function private.profile_json(uuid);
+--            drop function private.account_is_active(uuid); drop table public.profiles;
+--
+-- The undo drops the triggers through their functions: auth.users is not ours, so drop trigger is refused.
 set lock_timeout = '4s';
 
 create table public.profiles (
@@ -85,9 +85,21 @@ as $$
     insert into public.profiles (user_id, display_name, avatar_url)
     select
         p_user_id,
-        nullif(left(btrim(regexp_replace(private.normalize_text(
-            coalesce(p_metadata ->> 'display_name', p_metadata ->> 'full_name', p_metadata ->> 'name')
-        ), '[\t\n]+', ' ', 'g')), 80), ''),
+        (
+            select t.name
+            from (
+                select
+                    k.ordinal,
+                    private.normalize_text(left(
+                        regexp_replace(private.normalize_text(p_metadata ->> k.key), '[\t\n]+', ' ', 'g'), 80
+                    )) as name
+                from unnest(array['display_name', 'full_name', 'name']) with ordinality as k (key, ordinal)
+                where jsonb_typeof(p_metadata -> k.key) = 'string'
+            ) as t
+            where t.name <> ''
+            order by t.ordinal
+            limit 1
+        ),
         (
             select u.url
             from (select coalesce(p_metadata ->> 'avatar_url', p_metadata ->> 'picture') as url) as u

@@ -45,6 +45,7 @@ alter column direct_low set statistics 0,
 alter column direct_high set statistics 0;
 
 comment on table public.conversations is 'A direct conversation of two people (per gig) or a group. Written by functions only.';
+comment on column public.conversations.id is 'Time-ordered UUID.';
 comment on column public.conversations.kind is 'direct or group.';
 comment on column public.conversations.gig_id is 'A row the host application owns; see private.gig_allows. Null: not about a gig.';
 comment on column public.conversations.title is 'Groups only.';

@@ -1,0 +1,207 @@
+"""Questions to the catalogue: what every table, function and policy of ours must have. New objects cannot be forgotten."""
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MIGRATIONS = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
+
+# Everything an API role may do. What is not listed here is granted to nobody.
+FUNCTIONS_FOR_AUTHENTICATED = {
+    "private.get_conversation(p_conversation_id uuid)",
+    "private.list_conversations(p_limit integer, p_offset integer)",
+    "private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint)",
+    "private.mark_read(p_message_id uuid)",
+    "private.my_contact_ids()",
+    "private.my_conversation_ids()",
+    "private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid)",
+    "public.get_conversation(p_conversation_id uuid)",
+    "public.list_conversations(p_limit integer, p_offset integer)",
+    "public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint)",
+    "public.mark_read(p_message_id uuid)",
+    "public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid)",
+}
+TABLES_TO_READ = {"public.conversation_members", "public.conversations", "public.messages", "public.profiles"}
+
+
+@pytest.fixture(params=["new default privileges", "old default privileges"])
+def world(request, db):
+    """Both kinds of hosted project: default privileges in public from before and after 30 October 2026."""
+    if request.param.startswith("new"):
+        yield db
+    else:
+        with psycopg.connect(request.getfixturevalue("old_acl_database"), autocommit=True) as conn:
+            yield conn
+
+
+def ours(db, query):
+    return {row[0] for row in db.execute(query)}
+
+
+class TestPrivileges:
+    def test_functions(self, world):
+        found = world.execute(
+            """
+            select n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+                   array(select r from unnest(array['anon', 'authenticated', 'service_role']) as r
+                         where has_function_privilege(r, p.oid, 'execute')) as roles
+            from pg_proc as p inner join pg_namespace as n on n.oid = p.pronamespace
+            where n.nspname in ('public', 'private') and pg_get_userbyid(p.proowner) = 'postgres'
+            """
+        ).fetchall()
+        assert {name for name, roles in found if roles} == FUNCTIONS_FOR_AUTHENTICATED
+        assert {tuple(roles) for _, roles in found if roles} == {("authenticated",)}
+
+    def test_tables(self, world):
+        found = world.execute(
+            """
+            select n.nspname || '.' || c.relname, r,
+                   array(select p from unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) as p
+                         where has_table_privilege(r, c.oid, p) or (p in ('select', 'insert', 'update', 'references')
+                               and has_any_column_privilege(r, c.oid, p)))
+            from pg_class as c inner join pg_namespace as n on n.oid = c.relnamespace,
+                 unnest(array['anon', 'authenticated', 'service_role']) as r
+            where n.nspname in ('public', 'private') and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+            """
+        ).fetchall()
+        granted = {(table, role): privileges for table, role, privileges in found if privileges}
+        assert granted == {(table, role): ["select"] for table in TABLES_TO_READ for role in ("authenticated", "service_role")}
+
+    def test_nobody_may_use_the_private_schema(self, world):
+        for role in ("anon", "authenticated", "service_role"):
+            assert world.execute("select has_schema_privilege(%s, 'private', 'usage, create')", [role]).fetchone()[0] is False
+
+    def test_later_functions_are_not_public_by_default(self, sql):
+        sql.execute("create function public.later() returns int language sql as 'select 1'")
+        assert sql.execute("select has_function_privilege('anon', 'public.later()', 'execute')").fetchone()[0] is False
+
+
+class TestTables:
+    def test_row_security_is_on(self, db):
+        assert ours(db, "select oid::regclass::text from pg_class where relnamespace = 'public'::regnamespace "
+                        "and relkind in ('r', 'p') and not relrowsecurity") == set()  # fmt: skip
+
+    def test_everything_is_commented(self, db):
+        assert ours(db, """
+            select c.oid::regclass::text || coalesce('.' || a.attname, '')
+            from pg_class as c
+            left join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+            where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p')
+              and (obj_description(c.oid, 'pg_class') is null or col_description(c.oid, a.attnum) is null)
+              and a.attname not in ('is_only_row')
+        """) == set()  # fmt: skip
+
+    def test_foreign_keys_are_indexed(self, db):
+        assert ours(db, """
+            select k.conname from pg_constraint as k
+            where k.contype = 'f' and k.connamespace in ('public'::regnamespace, 'private'::regnamespace)
+              and not exists (select 1 from pg_index as i where i.indrelid = k.conrelid and i.indpred is null
+                              and (i.indkey::int2[])[0:cardinality(k.conkey) - 1] = k.conkey)
+        """) == set()  # fmt: skip
+
+    def test_no_foreign_key_to_auth(self, db):
+        assert ours(db, """
+            select conname from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace
+              and confrelid in (select oid from pg_class where relnamespace = 'auth'::regnamespace)
+        """) == set()  # fmt: skip
+
+    def test_the_indexes_others_rely_on(self, db):
+        indexes = "\n".join(ours(db, "select indexdef from pg_indexes where schemaname = 'public' and tablename = 'messages'"))
+        assert "(conversation_id, seq)" in indexes and "(gig_id, created_at DESC)" in indexes
+
+
+class TestFunctions:
+    @pytest.fixture
+    def functions(self, db):
+        return db.execute(
+            """
+            select p.oid::regprocedure::text, n.nspname, p.prosecdef, p.proconfig, obj_description(p.oid, 'pg_proc')
+            from pg_proc as p inner join pg_namespace as n on n.oid = p.pronamespace
+            where n.nspname in ('public', 'private') and pg_get_userbyid(p.proowner) = 'postgres'
+            """
+        ).fetchall()
+
+    def test_search_path_is_pinned_and_comment_present(self, functions):
+        assert [name for name, _, _, config, _ in functions if 'search_path=""' not in (config or [])] == []
+        assert [name for name, _, _, _, comment in functions if not comment] == []
+
+    def test_definers_live_in_private_and_say_why(self, functions):
+        definers = [(name, schema, comment) for name, schema, definer, _, comment in functions if definer]
+        assert definers
+        assert [name for name, schema, _ in definers if schema != "private"] == []
+        assert [name for name, _, comment in definers if "Definer, " not in comment] == []
+
+    def test_definers_take_no_caller_id(self, db):
+        """What authenticated may execute in private never accepts who the caller is."""
+        assert [name for name in FUNCTIONS_FOR_AUTHENTICATED if re.search(r"p_(user|me|caller|from_user)_?(id)?\b", name)] == []
+
+    def test_volatility_and_security_are_written(self):
+        for path in MIGRATIONS:
+            for statement in re.findall(r"^create (?:or replace )?function .*?(?=^as |^return )", path.read_text(), re.M | re.S):
+                assert re.search(r"^(volatile|stable|immutable)$", statement, re.M), (path.name, statement)
+                assert "set search_path = ''" in statement, (path.name, statement)
+
+
+class TestPolicies:
+    POLICIES = "select tablename, policyname, permissive, roles::text, cmd, qual, with_check from pg_policies where schemaname = 'public'"
+
+    def test_the_mirror_is_equal_both_ways(self, sql):
+        before = set(sql.execute(self.POLICIES).fetchall())
+        assert before
+        for table, name, *_ in before:
+            sql.execute(f'drop policy "{name}" on public."{table}"')
+        for path in sorted((ROOT / "supabase" / "policies").glob("*.sql")):
+            sql.execute(path.read_text())
+        assert set(sql.execute(self.POLICIES).fetchall()) == before
+
+    def test_the_mirror_repairs(self, sql):
+        before = set(sql.execute(self.POLICIES).fetchall())
+        for table, name, *_ in before:
+            sql.execute(f'alter policy "{name}" on public."{table}" using (true)')
+        for path in sorted((ROOT / "supabase" / "policies").glob("*.sql")):
+            sql.execute(path.read_text())
+        assert set(sql.execute(self.POLICIES).fetchall()) == before
+
+    def test_one_policy_per_table_command_and_role(self, db):
+        policies = db.execute("select tablename, cmd, roles::text from pg_policies where schemaname = 'public'").fetchall()
+        assert len(policies) == len(set(policies))
+        assert {(cmd, roles) for _, cmd, roles in policies} == {("SELECT", "{authenticated}")}
+
+
+class TestMigrations:
+    @pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.name)
+    def test_header(self, path):
+        text = path.read_text()
+        for line in ("-- Purpose:", "-- Consumers:", "-- Locks:", "-- Undo:"):
+            assert line in text.split("set lock_timeout")[0], line
+        assert "set lock_timeout = '4s';" in text
+
+    def test_undo_lines_undo_everything(self, sql):
+        """The headers, newest migration first, leave nothing of ours behind."""
+        for path in reversed(MIGRATIONS):
+            header = path.read_text().split("-- Undo:")[1].split("set lock_timeout")[0]
+            undo = re.split(r"\n--\s*\n", header)[0].replace("\n--", "\n")
+            sql.execute(undo)
+        assert sql.execute("select to_regnamespace('private')").fetchone()[0] is None
+        assert ours(sql, "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v')") == set()
+        assert ours(sql, "select p.oid::regprocedure::text from pg_proc as p where p.pronamespace = 'public'::regnamespace "
+                         "and pg_get_userbyid(p.proowner) = 'postgres'") == set()  # fmt: skip
+        assert ours(sql, "select tgname from pg_trigger where tgrelid = 'auth.users'::regclass and not tgisinternal") == set()
+
+    def test_every_code_raised_is_in_the_catalogue(self):
+        from app.problems import CATALOGUE
+
+        raised = {
+            (int(status), code)
+            for path in MIGRATIONS
+            for status, code in re.findall(r"raise sqlstate 'PT(\d{3})' using\s+message = '(\w+)'", path.read_text())
+        }
+        everything = sum(path.read_text().count("raise sqlstate") for path in MIGRATIONS)
+        matched = sum(
+            len(re.findall(r"raise sqlstate 'PT(\d{3})' using\s+message = '(\w+)'", path.read_text())) for path in MIGRATIONS
+        )
+        assert everything == matched > 0, "every refusal is written in the form this test reads"
+        assert {(status, code) for status, code in raised if CATALOGUE[code].status != status} == set()
