@@ -1,0 +1,69 @@
+# Everything a developer does here. GNU make 3.81 or newer; nothing to install by hand but Python 3.11 with venv.
+# Paths are relative, so a checkout may live anywhere. Settings of the stack: .env.example.
+PYTHON ?= python3
+PY := .venv/bin/python
+# The number of test processes, and the tests to run: make test T=tests/unit/test_text.py
+N ?= 2
+T ?= tests
+
+.PHONY: help setup run serve env stop reset test test-all cover lint format schema openapi advisors check lock
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+run: setup ## Start Postgres, the data API, Auth, Storage and the service; Ctrl-C stops all of it
+	@exec $(PY) -m stack run
+
+test: setup ## Run the core tests (T=path for one file, N=processes)
+	@$(PY) -m pytest -n $(N) -m "not slow" $(T)
+
+test-all: setup ## Run every test
+	@$(PY) -m pytest -n $(N) $(T)
+
+serve: setup ## Run only the service, against the project in SUPABASE_URL
+	@exec $(PY) -m stack serve
+
+env: setup ## Print NAME=value lines for clients of the stack
+	@$(PY) -m stack env
+
+stop: setup ## Stop the running stack of this checkout
+	@$(PY) -m stack stop
+
+reset: setup ## Stop the stack and forget its data and keys
+	@$(PY) -m stack reset
+
+lint: setup ## Check style and types of Python and SQL
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m sqlfluff lint supabase stack/sql
+
+format: setup ## Rewrite Python in the house's format
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+schema: setup ## Write supabase/schema.sql, the schema after all migrations
+	@$(PY) -m stack schema
+
+openapi: setup ## Write docs/openapi.json
+	@$(PY) -m app openapi > docs/openapi.json
+
+advisors: setup ## Run the Supabase CLI's security and performance advisors and its linter
+	@$(PY) -m stack advisors
+
+cover: setup ## Run the core tests with branch coverage of app/ (fails below 90 %)
+	@$(PY) -m pytest -n $(N) -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+check: lint ## Everything a change must pass: lint, generated files up to date, advisors, tests
+	@$(PY) -m stack schema --check
+	@$(PY) -m app openapi | diff docs/openapi.json - || { echo "docs/openapi.json is out of date: make openapi" >&2; exit 1; }
+	@$(PY) -m stack advisors
+	@$(PY) -m pytest -n $(N) -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+lock: setup ## Resolve the Python dependencies anew into requirements.lock
+	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	  --group dev -o requirements.lock pyproject.toml
+
+setup: ## Install everything into .venv and stack/node_modules (done by the other targets when needed)
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { echo "Python 3.11 or newer is needed, and there is no '$(PYTHON)' on the PATH." >&2; exit 1; }
+	@"$(PYTHON)" -B -m stack.setup
