@@ -36,7 +36,7 @@ lint: setup ## Check style and types of Python and SQL
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m sqlfluff lint supabase stack/sql
+	@$(PY) -m sqlfluff lint supabase
 
 format: setup ## Rewrite Python in the house's format
 	@$(PY) -m ruff check --fix .

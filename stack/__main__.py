@@ -1,12 +1,12 @@
 """`python -m stack <command>`; the Makefile's targets call these.
 
-  run        set up once, start everything, serve until Ctrl-C (--no-service: without our service)
-  serve      only our service, against the project in SUPABASE_URL
-  env        print NAME=value lines of the running stack, or of the next one
-  stop       stop the running stack of this checkout
-  reset      stop it and forget its data
-  schema     write supabase/schema.sql (--check: fail when it is out of date)
-  advisors   the security and performance advisors and the linter of the Supabase CLI
+run        set up once, start everything, serve until Ctrl-C (--no-service: without our service)
+serve      only our service, against the project in SUPABASE_URL
+env        print NAME=value lines of the running stack, or of the next one
+stop       stop the running stack of this checkout
+reset      stop it and forget its data
+schema     write supabase/schema.sql (--check: fail when it is out of date)
+advisors   the security and performance advisors and the linter of the Supabase CLI
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
@@ -85,10 +85,8 @@ def run(
                         say(f"  {what}: still at it after {next_tick:.0f} s")
                         next_tick += TICK_S
         except BaseException:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
             raise
     if code != 0:

@@ -27,7 +27,9 @@ def answers(url: str, headers: Mapping[str, str] | None = None) -> bool:
         return False
 
 
-def data_api(cluster: Cluster, database: str, project: Path, keys: Keys, port: int, log: Path, ledger: Ledger) -> Process:
+def data_api(
+    cluster: Cluster, database: str, project: Path, keys: Keys, port: int, log: Path, ledger: Ledger
+) -> Process:
     """The process that serves /rest/v1, /auth/v1 and /storage/v1 of one database; not started yet."""
     return Process(
         "The data API",
@@ -60,21 +62,28 @@ def client_environment(supabase_url: str, service_url: str, database_url: str, k
     }
 
 
-def service_command(port: int) -> list[str]:
-    return [
-        sys.executable, "-m", "uvicorn", "app.main:app",
-        "--host", "127.0.0.1", "--port", str(port), "--no-access-log", "--no-server-header",
-    ]  # fmt: skip
+SERVICE_COMMAND = [sys.executable, "-m", "app", "serve"]
 
 
 def service(environment: Mapping[str, str], port: int, log: Path, ledger: Ledger) -> Process:
-    """Our service on one stack; not started yet. It gets neither the secret key nor the database: it must not need them."""
+    """Our service on one stack; not started yet.
+
+    It gets neither the secret key nor the database: it must not need them. Other settings come from our environment.
+    """
     told = {name: environment[name] for name in ("SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_JWT_SECRET")}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
     return Process(
         "The service",
-        service_command(port),
+        SERVICE_COMMAND,
         log=log,
         ledger=ledger,
-        env={**os.environ, **{name: value for name, value in told.items() if value}, "PORT": str(port)},
+        env={
+            "CORS_ORIGINS": "http://localhost:3000,http://127.0.0.1:3000",
+            **others,
+            **{name: value for name, value in told.items() if value},
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+        },
         cwd=ROOT,
+        stop_s=20.0,  # it lets requests under way finish
     )

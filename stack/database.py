@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -104,40 +104,23 @@ def ensure_realtime_partitions(cluster: Cluster, name: str = "postgres") -> None
         _execute_file(connection, "realtime_partitions.sql")
 
 
-def cli(
-    what: str,
-    words: Iterable[str],
-    database_url: str,
-    *,
-    log: Path,
-    workdir: Path,
-    extra_env: Mapping[str, str] | None = None,
-) -> None:
-    """One command of the Supabase CLI against one database; the only place that calls it.
+def cli(words: Iterable[str], database_url: str, workdir: Path) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of one command of the Supabase CLI against one database; the only place that knows.
 
-    Raises StackError with the end of its output. --agent no: its output must not depend on who runs it.
+    --agent no: its output must not depend on who runs it.
     """
-    url = database_url + ("&" if "?" in database_url else "?") + "sslmode=disable"
-    run(
-        what,
-        [str(supabase_cli()), *words, "--db-url", url, "--workdir", str(workdir), "--yes", "--agent", "no"],
-        log=log,
-        cwd=workdir,
-        env={**os.environ, "SUPABASE_TELEMETRY_DISABLED": "1", "DO_NOT_TRACK": "1", **(extra_env or {})},
-    )
+    argv = [str(supabase_cli()), *words, "--db-url", f"{database_url}?sslmode=disable", "--workdir", str(workdir)]
+    environment = {**os.environ, "SUPABASE_TELEMETRY_DISABLED": "1", "DO_NOT_TRACK": "1"}
+    return [*argv, "--yes", "--agent", "no"], environment
 
 
 def migrate(cluster: Cluster, name: str, project: Path) -> None:
     """Apply what is not applied yet of supabase/migrations, one transaction per file."""
     if not any((project / "supabase/migrations").glob("*.sql")):
         return  # the CLI wants the history table of a first migration
-    cli(
-        "Applying the migrations",
-        ["db", "push"],
-        cluster.url(name),
-        log=cluster.log.with_name(f"migrations-{name}.log"),
-        workdir=project,
-    )
+    argv, environment = cli(["db", "push"], cluster.url(name), project)
+    log = cluster.log.with_name(f"migrations-{name}.log")
+    run("Applying the migrations", argv, log=log, cwd=project, env=environment)
 
 
 def seed(cluster: Cluster, file: Path = SUPABASE / "seed.sql") -> None:

@@ -100,7 +100,7 @@ def welcome(environment: Mapping[str, str], database_url: str, *, with_service: 
             f"  -H 'apikey: {environment['SUPABASE_PUBLISHABLE_KEY']}' -H 'Content-Type: application/json' \\",
             f'  -d \'{{"email": "{email}", "password": "{PASSWORD}"}}\' \\',
             "  | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"access_token\"])')",
-            f"curl -s {environment['API_URL']}/api/messages/conversations -H \"Authorization: Bearer $TOKEN\" \\",
+            f'curl -s {environment["API_URL"]}/api/messages/conversations -H "Authorization: Bearer $TOKEN" \\',
             f"  -H 'Content-Type: application/json' -d '{{\"userId\": \"{person_id}\"}}'",
             "",
         ]

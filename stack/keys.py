@@ -67,7 +67,7 @@ def generate() -> Keys:
 
 
 def load(directory: Path = LOCAL) -> Keys:
-    """The secrets kept in `directory`, made on first use. Written beside and renamed, so a crash leaves none by halves."""
+    """The secrets kept in `directory`, made on first use: written beside and renamed, so whole or not there."""
     path = directory / "keys.json"
     try:
         return Keys(**json.loads(path.read_text()))

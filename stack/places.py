@@ -58,7 +58,8 @@ def npm_platform() -> str:
     name = f"{sys.platform}-{machine}"
     if name not in ("linux-x64", "linux-arm64", "darwin-arm64"):
         raise StackError(
-            f"The embedded stack runs on Linux (x64, arm64) and macOS (arm64), not on {sys.platform} {platform.machine()}."
+            "The embedded stack runs on Linux (x64, arm64) and macOS (arm64), "
+            f"not on {sys.platform} {platform.machine()}."
         )
     return name
 

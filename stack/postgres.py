@@ -136,7 +136,7 @@ class Cluster:
             )
 
     def clear_stale_lock(self) -> None:
-        """End a server that a killed run left on this directory, and drop a lock file whose number went to a stranger."""
+        """End a server that a killed run left here; drop a lock file whose process number went to a stranger."""
         lock = self.data / "postmaster.pid"
         try:
             pid = int(lock.read_text().split("\n", 1)[0])

@@ -142,9 +142,13 @@ class Process:
         while not ready():
             code = self.exit_code()
             if code is not None:
-                raise StackError(f"{self.name} ended at once (exit code {code}). The end of {self.log}:\n{tail(self.log)}")
+                raise StackError(
+                    f"{self.name} ended at once (exit code {code}). The end of {self.log}:\n{tail(self.log)}"
+                )
             if time.monotonic() > deadline:
-                raise StackError(f"{self.name} was not ready within {within_s:.0f} s. The end of {self.log}:\n{tail(self.log)}")
+                raise StackError(
+                    f"{self.name} was not ready within {within_s:.0f} s. The end of {self.log}:\n{tail(self.log)}"
+                )
             time.sleep(POLL_S)
 
 

@@ -82,7 +82,9 @@ class Scratch(_Databases):
         self.cluster.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def address(self) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,13 +38,17 @@ def python_packages() -> None:
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == want:
         return
     has_pip = [str(PYTHON), "-m", "pip", "--version"]
-    in_good_shape = PYTHON.exists() and not unfinished.exists() and subprocess.call(has_pip, stdout=subprocess.DEVNULL) == 0
+    in_good_shape = (
+        PYTHON.exists() and not unfinished.exists() and subprocess.call(has_pip, stdout=subprocess.DEVNULL) == 0
+    )
     if not in_good_shape:
         try:
             import ensurepip  # noqa: F401  Debian leaves it out of python3 unless python3-venv is installed
             import venv  # noqa: F401
         except ImportError:
-            raise StackError("This python3 has no venv module: install it (Debian and Ubuntu: apt install python3-venv).")
+            raise StackError(
+                "This python3 has no venv module: install it (Debian and Ubuntu: apt install python3-venv)."
+            )
         run("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], log=LOGS / "venv.log")
     unfinished.touch()
     stamp.unlink() if stamp.exists() else None
@@ -53,8 +56,8 @@ def python_packages() -> None:
         run(
             "Installing the Python packages",
             [
-                str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
-                "--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements.lock"),
+                str(PYTHON), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar",
+                "off", "--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements.lock"),
             ],
             log=LOGS / "pip.log",
             cwd=ROOT,

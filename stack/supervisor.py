@@ -22,7 +22,7 @@ from typing import Any
 
 import psycopg
 
-from stack import database, dataapi, demo, keys
+from stack import dataapi, database, demo, keys
 from stack.console import StackError, say, step, tail
 from stack.places import LOCAL, LOGS, ROOT, Ports, ports
 from stack.postgres import Cluster
@@ -271,8 +271,10 @@ def serve() -> None:
     """`make serve`: only our service, against the project in SUPABASE_URL. Replaces this process."""
     missing = [name for name in ("SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY") if not os.environ.get(name)]
     if missing:
-        raise StackError(f"`make serve` needs {' and '.join(missing)}; .env.example lists all names. (`make run` needs nothing.)")
+        raise StackError(
+            f"`make serve` needs {' and '.join(missing)}; .env.example lists all names. (`make run` needs nothing.)"
+        )
     port = ports().service
     require_free(port, "the service", "PORT")
     os.chdir(ROOT)
-    os.execv(sys.executable, dataapi.service_command(port))
+    os.execve(sys.executable, dataapi.SERVICE_COMMAND, {**os.environ, "PORT": str(port)})

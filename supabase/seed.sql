@@ -9,21 +9,21 @@ insert into auth.users (
     email_change, email_change_token_new, raw_app_meta_data, raw_user_meta_data, created_at, updated_at
 )
 select
-    '00000000-0000-0000-0000-000000000000',
+    '00000000-0000-0000-0000-000000000000' as instance_id,
     d.id,
-    'authenticated',
-    'authenticated',
+    'authenticated' as aud,
+    'authenticated' as role,
     d.email,
-    extensions.crypt('demo-password', extensions.gen_salt('bf', 6)),
-    now(),
-    '',
-    '',
-    '',
-    '',
-    '{"provider": "email", "providers": ["email"], "demo": true}',
-    jsonb_build_object('display_name', d.display_name),
-    now(),
-    now()
+    extensions.crypt('demo-password', extensions.gen_salt('bf', 6)) as encrypted_password,
+    now() as email_confirmed_at,
+    '' as confirmation_token,
+    '' as recovery_token,
+    '' as email_change,
+    '' as email_change_token_new,
+    '{"provider": "email", "providers": ["email"], "demo": true}' as raw_app_meta_data,
+    jsonb_build_object('display_name', d.display_name) as raw_user_meta_data,
+    now() as created_at,
+    now() as updated_at
 from (
     values
     ('00000000-0000-4000-8000-00000000000a'::uuid, 'ada@example.com', 'Ada Moreau'),
@@ -37,12 +37,12 @@ on conflict (id) do nothing;
 insert into auth.identities (id, provider, provider_id, user_id, identity_data, created_at, updated_at)
 select
     u.id,
-    'email',
-    u.id::text,
-    u.id,
-    jsonb_build_object('sub', u.id::text, 'email', u.email, 'email_verified', true),
-    now(),
-    now()
+    'email' as provider,
+    u.id::text as provider_id,
+    u.id as user_id,
+    jsonb_build_object('sub', u.id::text, 'email', u.email, 'email_verified', true) as identity_data,
+    now() as created_at,
+    now() as updated_at
 from auth.users as u
 where u.raw_app_meta_data ->> 'demo' = 'true'
 on conflict do nothing;

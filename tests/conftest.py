@@ -322,7 +322,8 @@ class Sql:
         """Sign somebody up inside this transaction; returns the id."""
         person_id = str(uuid.uuid4())
         self.execute(
-            "insert into auth.users (id, aud, role, email, raw_user_meta_data) values (%s, 'authenticated', 'authenticated', %s, %s)",
+            "insert into auth.users (id, aud, role, email, raw_user_meta_data)"
+            " values (%s, 'authenticated', 'authenticated', %s, %s)",
             (person_id, f"{person_id}@example.com", json.dumps({"display_name": display_name or "Somebody"})),
         )
         return person_id

@@ -2,30 +2,30 @@
 -- Run again it changes nothing. Passwords of the roles that log in are set by stack/database.py.
 do $$
 declare
-  r text[];
+    r text[];
 begin
-  foreach r slice 1 in array array[
-    ['anon', 'nologin noinherit'],
-    ['authenticated', 'nologin noinherit'],
-    ['service_role', 'nologin noinherit bypassrls'],
-    ['authenticator', 'login noinherit'],
-    ['postgres', 'login createdb createrole replication bypassrls'],
-    ['supabase_auth_admin', 'login noinherit createrole'],
-    ['supabase_storage_admin', 'login noinherit createrole'],
-    ['supabase_functions_admin', 'login noinherit createrole'],
-    ['supabase_realtime_admin', 'nologin noinherit'],
-    ['supabase_replication_admin', 'login replication'],
-    ['supabase_etl_admin', 'login replication'],
-    ['supabase_read_only_user', 'login bypassrls'],
-    ['dashboard_user', 'nologin createdb createrole replication'],
-    ['pgbouncer', 'login'],
-    -- The only role hosted does not have: the login of our data API server (stack/server.mjs).
-    ['lite_api', 'login inherit bypassrls']
-  ] loop
-    if not exists (select from pg_roles where rolname = r[1]) then
-      execute format('create role %I %s', r[1], r[2]);
-    end if;
-  end loop;
+    foreach r slice 1 in array array[
+        ['anon', 'nologin noinherit'],
+        ['authenticated', 'nologin noinherit'],
+        ['service_role', 'nologin noinherit bypassrls'],
+        ['authenticator', 'login noinherit'],
+        ['postgres', 'login createdb createrole replication bypassrls'],
+        ['supabase_auth_admin', 'login noinherit createrole'],
+        ['supabase_storage_admin', 'login noinherit createrole'],
+        ['supabase_functions_admin', 'login noinherit createrole'],
+        ['supabase_realtime_admin', 'nologin noinherit'],
+        ['supabase_replication_admin', 'login replication'],
+        ['supabase_etl_admin', 'login replication'],
+        ['supabase_read_only_user', 'login bypassrls'],
+        ['dashboard_user', 'nologin createdb createrole replication'],
+        ['pgbouncer', 'login'],
+        -- The only role hosted does not have: the login of our data API server (stack/server.mjs).
+        ['lite_api', 'login inherit bypassrls']
+    ] loop
+        if not exists (select from pg_roles where rolname = r[1]) then
+            execute format('create role %I %s', r[1], r[2]);
+        end if;
+    end loop;
 end
 $$;
 

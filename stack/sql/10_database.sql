@@ -34,17 +34,17 @@ alter publication supabase_realtime owner to postgres;
 
 -- Realtime. Partitions are made by realtime_partitions.sql at every start, one per UTC day.
 create table realtime.messages (
-  topic text not null,
-  extension text not null,
-  payload jsonb,
-  event text,
-  private boolean default false,
-  updated_at timestamp not null default now(),
-  inserted_at timestamp not null default now(),
-  id uuid not null default gen_random_uuid(),
-  binary_payload bytea,
-  primary key (id, inserted_at),
-  check (payload is null or binary_payload is null)
+    topic text not null,
+    extension text not null,
+    payload jsonb,
+    event text,
+    private boolean default false,
+    updated_at timestamp not null default now(),
+    inserted_at timestamp not null default now(),
+    id uuid not null default gen_random_uuid(),
+    binary_payload bytea,
+    primary key (id, inserted_at),
+    check (payload is null or binary_payload is null)
 ) partition by range (inserted_at);
 
 create index messages_inserted_at_topic_index on realtime.messages (inserted_at desc, topic)
@@ -65,17 +65,17 @@ create function realtime.send(payload jsonb, event text, topic text, private boo
 language plpgsql
 as $$
 declare
-  v_id uuid := gen_random_uuid();
-  v_payload jsonb;
+    v_id uuid := gen_random_uuid();
+    v_payload jsonb;
 begin
-  begin
-    v_payload := case when payload ? 'id' then payload else jsonb_set(payload, '{id}', to_jsonb(v_id)) end;
-    execute format('set local realtime.topic to %L', topic);
-    insert into realtime.messages (id, payload, event, topic, private, extension)
-    values (v_id, v_payload, event, topic, private, 'broadcast');
-  exception when others then
-    raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
-  end;
+    begin
+        v_payload := case when payload ? 'id' then payload else jsonb_set(payload, '{id}', to_jsonb(v_id)) end;
+        execute format('set local realtime.topic to %L', topic);
+        insert into realtime.messages (id, payload, event, topic, private, extension)
+        values (v_id, v_payload, event, topic, private, 'broadcast');
+    exception when others then
+        raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
+    end;
 end
 $$;
 
@@ -83,36 +83,36 @@ create function realtime.send_binary(payload bytea, event text, topic text, priv
 language plpgsql
 as $$
 begin
-  begin
-    execute format('set local realtime.topic to %L', topic);
-    insert into realtime.messages (binary_payload, event, topic, private, extension)
-    values (payload, event, topic, private, 'broadcast');
-  exception when others then
-    raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
-  end;
+    begin
+        execute format('set local realtime.topic to %L', topic);
+        insert into realtime.messages (binary_payload, event, topic, private, extension)
+        values (payload, event, topic, private, 'broadcast');
+    exception when others then
+        raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
+    end;
 end
 $$;
 
 create function realtime.broadcast_changes(
-  topic_name text, event_name text, operation text, table_name text, table_schema text,
-  new record, old record, level text default 'ROW'
+    topic_name text, event_name text, operation text, table_name text, table_schema text,
+    new record, old record, level text default 'ROW'
 ) returns void
 language plpgsql
 as $$
 begin
-  if level = 'STATEMENT' then
-    raise exception 'function can only be triggered for each row, not for each statement';
-  end if;
-  if operation not in ('INSERT', 'UPDATE', 'DELETE') then
-    raise exception 'unsupported operation %', operation;
-  end if;
-  perform realtime.send(
-    jsonb_build_object(
-      'record', new, 'old_record', old, 'operation', operation, 'table', table_name, 'schema', table_schema
-    ),
-    event_name,
-    topic_name
-  );
+    if level = 'STATEMENT' then
+        raise exception 'function can only be triggered for each row, not for each statement';
+    end if;
+    if operation not in ('INSERT', 'UPDATE', 'DELETE') then
+        raise exception 'unsupported operation %', operation;
+    end if;
+    perform realtime.send(
+        jsonb_build_object(
+            'record', new, 'old_record', old, 'operation', operation, 'table', table_name, 'schema', table_schema
+        ),
+        event_name,
+        topic_name
+    );
 end
 $$;
 
