@@ -84,7 +84,8 @@ revoke all on table private.settings from public, anon, authenticated, service_r
 comment on table private.settings is 'One row of limits that an administrator changes with update; in force at the next call.';
 comment on column private.settings.send_count_max is 'Accepted sends per person in any send_window_s seconds.';
 comment on column private.settings.send_window_s is 'Seconds.';
-comment on column private.settings.new_conversation_count_max is 'Conversations one person starts in any new_conversation_window_s seconds.';
+comment on column private.settings.new_conversation_count_max is
+'Conversations one person starts in any new_conversation_window_s seconds.';
 comment on column private.settings.new_conversation_window_s is 'Seconds.';
 comment on column private.settings.first_contact_count_max is
 'Strangers who may write to one person for the first time in any first_contact_window_s seconds.';

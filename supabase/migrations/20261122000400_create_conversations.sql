@@ -55,7 +55,8 @@ comment on column public.conversations.direct_high is 'The larger of the two peo
 comment on column public.conversations.last_seq is 'seq of the newest message; 0 before the first. Contiguous from 1.';
 comment on column public.conversations.first_seq is 'seq of the oldest message that retention has kept.';
 comment on column public.conversations.event_seq is 'Rises with every change of the conversation; gaps are allowed.';
-comment on column public.conversations.position is 'Highest position (microseconds) given to a change of the conversation; see private.heads.';
+comment on column public.conversations.position is
+'Highest position (microseconds) given to a change of the conversation; see private.heads.';
 comment on column public.conversations.last_message_at is 'created_at of the newest message.';
 comment on column public.conversations.live_epoch is 'Last part of the live topic''s name; rises when someone loses access.';
 comment on column public.conversations.created_at is 'When it was made.';
@@ -115,8 +116,10 @@ comment on column public.conversation_members.joined_at is 'Start of the current
 comment on column public.conversation_members.left_at is 'End of the membership; null while it lasts.';
 comment on column public.conversation_members.last_read_seq is 'The person''s own read watermark.';
 comment on column public.conversation_members.shared_read_seq is 'The read watermark that others see.';
-comment on column public.conversation_members.shared_delivered_seq is 'The delivered watermark that others see; never below shared_read_seq.';
-comment on column public.conversation_members.unread_count is 'Messages above greatest(last_read_seq, visible_from_seq - 1), not mine, visible.';
+comment on column public.conversation_members.shared_delivered_seq is
+'The delivered watermark that others see; never below shared_read_seq.';
+comment on column public.conversation_members.unread_count is
+'Messages above greatest(last_read_seq, visible_from_seq - 1), not mine, visible.';
 comment on column public.conversation_members.archived_at is 'Set while archived.';
 comment on column public.conversation_members.muted_until is 'Muted until then.';
 comment on column public.conversation_members.pinned_at is 'Set while pinned.';

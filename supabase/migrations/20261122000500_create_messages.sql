@@ -71,7 +71,8 @@ create table private.send_keys (
     constraint send_keys_pkey primary key (from_user_id, client_message_id)
 );
 revoke all on table private.send_keys from public, anon, authenticated, service_role;
-comment on table private.send_keys is 'Every accepted send by its idempotency key. Outlives the message, so a late retry is never a second one.';
+comment on table private.send_keys is
+'Every accepted send by its idempotency key. Outlives the message, so a late retry is never a second one.';
 comment on column private.send_keys.from_user_id is 'The author.';
 comment on column private.send_keys.client_message_id is 'The key, chosen by the client; unique per author.';
 comment on column private.send_keys.request_digest is 'SHA-256 of the request as sent: resolved conversation and normalised text.';

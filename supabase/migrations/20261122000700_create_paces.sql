@@ -2,17 +2,17 @@
 -- Consumers: send_message.
 -- Locks:     none on existing tables.
 -- Undo:      drop function private.take_pace(uuid, text, integer, integer);
---            drop function private.keep_pace(uuid, text, timestamptz [], integer, timestamptz);
---            drop function private.pace_json(timestamptz [], integer, integer, timestamptz);
---            drop function private.check_pace(timestamptz [], integer, integer, timestamptz);
---            drop function private.pace_active(timestamptz [], integer, timestamptz);
+--            drop function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz);
+--            drop function private.pace_json(timestamptz[], integer, integer, timestamptz);
+--            drop function private.check_pace(timestamptz[], integer, integer, timestamptz);
+--            drop function private.pace_active(timestamptz[], integer, timestamptz);
 --            drop function private.lock_pace(uuid, text); drop table private.paces;
 set lock_timeout = '4s';
 
 create table private.paces (
     user_id uuid not null,
     kind text not null,
-    happened_at timestamptz [] not null default '{}',
+    happened_at timestamptz[] not null default '{}',
     constraint paces_pkey primary key (user_id, kind),
     constraint paces_kind_check check (kind in ('send', 'new_conversation', 'first_contact'))
 ) with (fillfactor = 50);
@@ -24,13 +24,13 @@ comment on column private.paces.kind is 'send, new_conversation (started by the 
 comment on column private.paces.happened_at is 'Ascending; what has left the window is dropped at the next write.';
 
 create function private.lock_pace(p_user_id uuid, p_kind text)
-returns timestamptz []
+returns timestamptz[]
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
-    v_happened_at timestamptz [];
+    v_happened_at timestamptz[];
 begin
     loop
         select p.happened_at into v_happened_at
@@ -43,10 +43,11 @@ begin
     return v_happened_at;
 end;
 $$;
-comment on function private.lock_pace(uuid, text) is 'Locks one pace row until the transaction ends, makes it if need be, and returns its times.';
+comment on function private.lock_pace(uuid, text) is
+'Locks one pace row until the transaction ends, makes it if need be, and returns its times.';
 revoke all on function private.lock_pace(uuid, text) from public, anon, authenticated, service_role;
 
-create function private.pace_active(p_happened_at timestamptz [], p_window_s integer, p_now timestamptz)
+create function private.pace_active(p_happened_at timestamptz[], p_window_s integer, p_now timestamptz)
 returns integer
 language plpgsql
 immutable
@@ -57,12 +58,12 @@ begin
     return cardinality(p_happened_at) - width_bucket(p_now - make_interval(secs => p_window_s), p_happened_at);
 end;
 $$;
-comment on function private.pace_active(timestamptz [], integer, timestamptz) is
+comment on function private.pace_active(timestamptz[], integer, timestamptz) is
 'How many of these ascending times lie inside the window that ends now.';
-revoke all on function private.pace_active(timestamptz [], integer, timestamptz) from public, anon, authenticated, service_role;
+revoke all on function private.pace_active(timestamptz[], integer, timestamptz) from public, anon, authenticated, service_role;
 
 create function private.check_pace(
-    p_happened_at timestamptz [], p_count_max integer, p_window_s integer, p_now timestamptz
+    p_happened_at timestamptz[], p_count_max integer, p_window_s integer, p_now timestamptz
 )
 returns void
 language plpgsql
@@ -80,13 +81,13 @@ begin
     end if;
 end;
 $$;
-comment on function private.check_pace(timestamptz [], integer, integer, timestamptz) is
+comment on function private.check_pace(timestamptz[], integer, integer, timestamptz) is
 'Raises PT429 rate_limited (hint: whole seconds to wait) when the window that ends now is full.';
-revoke all on function private.check_pace(timestamptz [], integer, integer, timestamptz)
+revoke all on function private.check_pace(timestamptz[], integer, integer, timestamptz)
 from public, anon, authenticated, service_role;
 
 create function private.pace_json(
-    p_happened_at timestamptz [], p_count_max integer, p_window_s integer, p_now timestamptz
+    p_happened_at timestamptz[], p_count_max integer, p_window_s integer, p_now timestamptz
 )
 returns jsonb
 language plpgsql
@@ -106,21 +107,21 @@ begin
     );
 end;
 $$;
-comment on function private.pace_json(timestamptz [], integer, integer, timestamptz) is
+comment on function private.pace_json(timestamptz[], integer, integer, timestamptz) is
 'Shape Pace, for rate limit headers: limit, remaining, windowS, and resetS, the seconds until at least one more is allowed.';
-revoke all on function private.pace_json(timestamptz [], integer, integer, timestamptz)
+revoke all on function private.pace_json(timestamptz[], integer, integer, timestamptz)
 from public, anon, authenticated, service_role;
 
 create function private.keep_pace(
-    p_user_id uuid, p_kind text, p_happened_at timestamptz [], p_window_s integer, p_now timestamptz
+    p_user_id uuid, p_kind text, p_happened_at timestamptz[], p_window_s integer, p_now timestamptz
 )
-returns timestamptz []
+returns timestamptz[]
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
-    v_happened_at constant timestamptz [] := p_happened_at[
+    v_happened_at constant timestamptz[] := p_happened_at[
         cardinality(p_happened_at) - private.pace_active(p_happened_at, p_window_s, p_now) + 1:
     ] || p_now;
 begin
@@ -128,9 +129,9 @@ begin
     return v_happened_at;
 end;
 $$;
-comment on function private.keep_pace(uuid, text, timestamptz [], integer, timestamptz) is
+comment on function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz) is
 'Writes the locked row: what has left the window goes, p_now comes. Returns the times as written.';
-revoke all on function private.keep_pace(uuid, text, timestamptz [], integer, timestamptz)
+revoke all on function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz)
 from public, anon, authenticated, service_role;
 
 create function private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer)
@@ -140,7 +141,7 @@ volatile
 set search_path = ''
 as $$
 declare
-    v_happened_at constant timestamptz [] := private.lock_pace(p_user_id, p_kind);
+    v_happened_at constant timestamptz[] := private.lock_pace(p_user_id, p_kind);
     v_now constant timestamptz := clock_timestamp();
 begin
     perform private.check_pace(v_happened_at, p_count_max, p_window_s, v_now);

@@ -45,7 +45,8 @@ begin
     );
 end;
 $$;
-comment on function private.find_direct(uuid, uuid, uuid) is 'The direct conversation of two people about a gig (or none), if there is one.';
+comment on function private.find_direct(uuid, uuid, uuid) is
+'The direct conversation of two people about a gig (or none), if there is one.';
 revoke all on function private.find_direct(uuid, uuid, uuid) from public, anon, authenticated, service_role;
 
 create function private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings)
@@ -112,14 +113,14 @@ declare
     v_key constant uuid := coalesce(p_client_message_id, gen_random_uuid());
     v_body constant text := private.normalize_text(p_body);
     v_settings private.settings;
-    v_sent_at timestamptz [];
+    v_sent_at timestamptz[];
     v_now timestamptz;
     v_conversation_id uuid;
     v_conversation public.conversations;
     v_other uuid := p_to_user_id;
     v_send_key private.send_keys;
     v_digest bytea;
-    v_member_ids uuid [];
+    v_member_ids uuid[];
     v_position bigint;
     v_seq bigint;
     v_is_created boolean := false;

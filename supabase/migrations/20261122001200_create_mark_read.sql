@@ -37,7 +37,7 @@ as $$
 declare
     v_conversation public.conversations;
     v_me public.conversation_members;
-    v_member_ids uuid [];
+    v_member_ids uuid[];
     v_position bigint;
     v_seq bigint;
 begin

@@ -55,7 +55,9 @@ def make_group(db: psycopg.Connection[Any], member_ids: list[str]) -> str:
     ).fetchone()
     assert row is not None
     for member_id in member_ids:
-        db.execute("insert into public.conversation_members (conversation_id, user_id) values (%s, %s)", [row[0], member_id])
+        db.execute(
+            "insert into public.conversation_members (conversation_id, user_id) values (%s, %s)", [row[0], member_id]
+        )
     db.execute("select private.create_heads(%s::uuid[])", [member_ids])
     return str(row[0])
 
@@ -67,9 +69,17 @@ def state(db: psycopg.Connection[Any], conversation_id: str, *people: str) -> li
         ("public.conversations", "id", conversation_id),
         ("public.conversation_members", "conversation_id", conversation_id),
         ("public.messages", "conversation_id", conversation_id),
-        *((table, column, person) for person in people for table, column in (
-            ("private.heads", "user_id"), ("private.paces", "user_id"), ("private.send_keys", "from_user_id"),
-        )),
+        *(
+            (table, column, person)
+            for person in people
+            for table, column in (
+                ("private.heads", "user_id"),
+                ("private.paces", "user_id"),
+                ("private.send_keys", "from_user_id"),
+            )
+        ),
     ):
-        rows.append(db.execute(f"select t.*, t.xmin from {table} as t where {column} = %s order by t::text", [value]).fetchall())
+        rows.append(
+            db.execute(f"select t.*, t.xmin from {table} as t where {column} = %s order by t::text", [value]).fetchall()
+        )
     return rows

@@ -68,11 +68,16 @@ class TestPrivileges:
             """
         ).fetchall()
         granted = {(table, role): privileges for table, role, privileges in found if privileges}
-        assert granted == {(table, role): ["select"] for table in TABLES_TO_READ for role in ("authenticated", "service_role")}
+        assert granted == {
+            (table, role): ["select"] for table in TABLES_TO_READ for role in ("authenticated", "service_role")
+        }
 
     def test_nobody_may_use_the_private_schema(self, world):
         for role in ("anon", "authenticated", "service_role"):
-            assert world.execute("select has_schema_privilege(%s, 'private', 'usage, create')", [role]).fetchone()[0] is False
+            assert (
+                world.execute("select has_schema_privilege(%s, 'private', 'usage, create')", [role]).fetchone()[0]
+                is False
+            )
 
     def test_later_functions_are_not_public_by_default(self, sql):
         sql.execute("create function public.later() returns int language sql as 'select 1'")
@@ -109,7 +114,9 @@ class TestTables:
         """) == set()  # fmt: skip
 
     def test_the_indexes_others_rely_on(self, db):
-        indexes = "\n".join(ours(db, "select indexdef from pg_indexes where schemaname = 'public' and tablename = 'messages'"))
+        indexes = "\n".join(
+            ours(db, "select indexdef from pg_indexes where schemaname = 'public' and tablename = 'messages'")
+        )
         assert "(conversation_id, seq)" in indexes and "(gig_id, created_at DESC)" in indexes
 
 
@@ -136,11 +143,15 @@ class TestFunctions:
 
     def test_definers_take_no_caller_id(self, db):
         """What authenticated may execute in private never accepts who the caller is."""
-        assert [name for name in FUNCTIONS_FOR_AUTHENTICATED if re.search(r"p_(user|me|caller|from_user)_?(id)?\b", name)] == []
+        assert [
+            name for name in FUNCTIONS_FOR_AUTHENTICATED if re.search(r"p_(user|me|caller|from_user)_?(id)?\b", name)
+        ] == []
 
     def test_volatility_and_security_are_written(self):
         for path in MIGRATIONS:
-            for statement in re.findall(r"^create (?:or replace )?function .*?(?=^as |^return )", path.read_text(), re.M | re.S):
+            for statement in re.findall(
+                r"^create (?:or replace )?function .*?(?=^as |^return )", path.read_text(), re.M | re.S
+            ):
                 assert re.search(r"^(volatile|stable|immutable)$", statement, re.M), (path.name, statement)
                 assert "set search_path = ''" in statement, (path.name, statement)
 
@@ -166,7 +177,9 @@ class TestPolicies:
         assert set(sql.execute(self.POLICIES).fetchall()) == before
 
     def test_one_policy_per_table_command_and_role(self, db):
-        policies = db.execute("select tablename, cmd, roles::text from pg_policies where schemaname = 'public'").fetchall()
+        policies = db.execute(
+            "select tablename, cmd, roles::text from pg_policies where schemaname = 'public'"
+        ).fetchall()
         assert len(policies) == len(set(policies))
         assert {(cmd, roles) for _, cmd, roles in policies} == {("SELECT", "{authenticated}")}
 
@@ -186,10 +199,19 @@ class TestMigrations:
             undo = re.split(r"\n--\s*\n", header)[0].replace("\n--", "\n")
             sql.execute(undo)
         assert sql.execute("select to_regnamespace('private')").fetchone()[0] is None
-        assert ours(sql, "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v')") == set()
+        assert (
+            ours(
+                sql,
+                "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v')",
+            )
+            == set()
+        )
         assert ours(sql, "select p.oid::regprocedure::text from pg_proc as p where p.pronamespace = 'public'::regnamespace "
                          "and pg_get_userbyid(p.proowner) = 'postgres'") == set()  # fmt: skip
-        assert ours(sql, "select tgname from pg_trigger where tgrelid = 'auth.users'::regclass and not tgisinternal") == set()
+        assert (
+            ours(sql, "select tgname from pg_trigger where tgrelid = 'auth.users'::regclass and not tgisinternal")
+            == set()
+        )
 
     def test_every_code_raised_is_in_the_catalogue(self):
         from app.problems import CATALOGUE
@@ -201,7 +223,8 @@ class TestMigrations:
         }
         everything = sum(path.read_text().count("raise sqlstate") for path in MIGRATIONS)
         matched = sum(
-            len(re.findall(r"raise sqlstate 'PT(\d{3})' using\s+message = '(\w+)'", path.read_text())) for path in MIGRATIONS
+            len(re.findall(r"raise sqlstate 'PT(\d{3})' using\s+message = '(\w+)'", path.read_text()))
+            for path in MIGRATIONS
         )
         assert everything == matched > 0, "every refusal is written in the form this test reads"
         assert {(status, code) for status, code in raised if CATALOGUE[code].status != status} == set()

@@ -36,7 +36,9 @@ def together(url: str, jobs: list[Callable[[psycopg.Connection[Any]], Any]]) -> 
 def seqs(db: psycopg.Connection[Any], conversation_id: str) -> list[int]:
     return [
         row[0]
-        for row in db.execute("select seq from public.messages where conversation_id = %s order by seq", [conversation_id])
+        for row in db.execute(
+            "select seq from public.messages where conversation_id = %s order by seq", [conversation_id]
+        )
     ]
 
 
@@ -85,7 +87,7 @@ class TestFirstMessageRace:
         for gig in (None, uuid.uuid4()):
             ann, bob = new_person(), new_person()
             jobs = [
-                lambda conn, a=a, b=b, n=n: call(
+                lambda conn, a=a, b=b, n=n, gig=gig: call(
                     conn, a.id, "send_message", body=f"first {n}", to_user_id=b.id, gig_id=gig
                 )["conversation"]["id"]
                 for n in range(4)
@@ -139,9 +141,13 @@ class TestPace:
                 try:
                     sent = call(db, ann.id, "send_message", body="tick", to_user_id=bob.id)
                     accepted.append(
-                        db.execute("select created_at from public.messages where id = %s", [sent["message"]["id"]]).fetchone()[0]
+                        db.execute(
+                            "select created_at from public.messages where id = %s", [sent["message"]["id"]]
+                        ).fetchone()[0]
                     )
-                    assert sent["pace"]["remaining"] == 5 - sum((accepted[-1] - t).total_seconds() < 2 for t in accepted)
+                    assert sent["pace"]["remaining"] == 5 - sum(
+                        (accepted[-1] - t).total_seconds() < 2 for t in accepted
+                    )
                 except psycopg.Error as error:
                     assert error.diag.sqlstate == "PT429"
                     refusals += 1

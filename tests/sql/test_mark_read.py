@@ -49,7 +49,7 @@ class TestMarkRead:
 
     def test_clears_the_own_mark(self, db, new_person):
         ann, bob = new_person(), new_person()
-        there, ids = talk(db, ann, bob, 1)
+        _there, ids = talk(db, ann, bob, 1)
         call(db, bob.id, "mark_read", message_id=ids[0])
         db.execute("update public.conversation_members set marked_unread = true where user_id = %s", [bob.id])
         call(db, bob.id, "mark_read", message_id=ids[0])
@@ -98,7 +98,8 @@ class TestMarkAllRead:
             [rooms[muted.id]],
         )
         db.execute(
-            "update public.conversation_members set archived_at = now() where conversation_id = %s", [rooms[archived.id]]
+            "update public.conversation_members set archived_at = now() where conversation_id = %s",
+            [rooms[archived.id]],
         )
         answer = call(db, bob.id, "mark_all_read", conversation_id=rooms[plain.id], up_to_seq=1)
         assert (answer["unreadCount"], answer["unreadTotal"]) == (1, 1)

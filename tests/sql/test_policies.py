@@ -33,7 +33,7 @@ class TestMembers:
             assert [len(rows(db, p, table, condition)) for p in (ann, bob, eve)] == [expected, expected, 0], table
 
     def test_only_ones_own_member_row(self, db, talk):
-        ann, bob, _, there = talk
+        ann, bob, _, _there = talk
         assert rows(db, ann, "conversation_members", f"user_id = '{bob.id}'") == []
         assert len(rows(db, ann, "conversation_members")) == 1
 
@@ -48,7 +48,7 @@ class TestMembers:
         assert [len(rows(db, bob, "profiles")), len(rows(db, ann, "profiles"))] == [1, 1]
 
     def test_messages_begin_at_visible_from_seq(self, db, talk):
-        ann, bob, _, there = talk
+        ann, bob, _, _there = talk
         db.execute("update public.conversation_members set visible_from_seq = 2 where user_id = %s", [bob.id])
         assert [len(rows(db, ann, "messages")), len(rows(db, bob, "messages"))] == [2, 1]
 
@@ -75,7 +75,12 @@ class TestNobodyElse:
     @pytest.mark.parametrize("table", TABLES)
     @pytest.mark.parametrize(
         "statement",
-        ["insert into public.{} default values", "update public.{} set {} = {}", "delete from public.{}", "truncate public.{}"],
+        [
+            "insert into public.{} default values",
+            "update public.{} set {} = {}",
+            "delete from public.{}",
+            "truncate public.{}",
+        ],
     )
     def test_no_role_writes_a_table(self, sql, role, table, statement):
         column = "user_id" if table in ("profiles", "conversation_members") else "id"
@@ -94,7 +99,7 @@ class TestNobodyElse:
 class TestForgery:
     def test_claims_decide_who_writes(self, db, talk):
         """send_message has no argument for the author: whoever the token names is the author."""
-        ann, bob, eve, there = talk
+        ann, bob, _eve, there = talk
         arguments = db.execute("select pg_get_function_arguments('public.send_message'::regproc)").fetchone()[0]
         assert "from" not in arguments and "user_id" in arguments
         assert {row[0] for row in db.execute(
@@ -110,7 +115,9 @@ class TestForgery:
 
         def estimate(table, column, value):
             with acting(db, eve.id):
-                plan = db.execute(f"explain (format json) select 1 from public.{table} where {column} = '{value}'").fetchone()[0]
+                plan = db.execute(
+                    f"explain (format json) select 1 from public.{table} where {column} = '{value}'"
+                ).fetchone()[0]
             return plan[0]["Plan"]["Plan Rows"]
 
         for table, column in (

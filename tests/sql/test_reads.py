@@ -58,13 +58,18 @@ class TestGetConversation:
     def test_newest_page_ascending(self, db, new_person):
         ann, bob = new_person("Ann"), new_person("Bob")
         for number in range(31):
-            sent = call(db, (ann, bob)[number % 2].id, "send_message", body=str(number), to_user_id=(bob, ann)[number % 2].id)
+            sent = call(
+                db, (ann, bob)[number % 2].id, "send_message", body=str(number), to_user_id=(bob, ann)[number % 2].id
+            )
         there = sent["conversation"]["id"]
         shown = call(db, ann.id, "get_conversation", conversation_id=there)["conversation"]
         assert [m["seq"] for m in shown["messages"]] == list(range(2, 32))
         assert shown["hasMore"] is True and shown["pending"] == []
         assert shown["messages"][-1] == shown["lastMessage"]
-        assert {(m["sender"]["displayName"], m["fromUserId"]) for m in shown["messages"]} == {("Ann", ann.id), ("Bob", bob.id)}
+        assert {(m["sender"]["displayName"], m["fromUserId"]) for m in shown["messages"]} == {
+            ("Ann", ann.id),
+            ("Bob", bob.id),
+        }
         assert {r["userId"] for r in shown["receipts"]} == {ann.id, bob.id}
         listed = call(db, ann.id, "list_conversations")["conversations"][0]
         assert listed == {k: v for k, v in shown.items() if k not in ("messages", "receipts", "hasMore", "pending")}
@@ -86,7 +91,12 @@ class TestGetConversation:
         shown = call(db, bob.id, "get_conversation", conversation_id=there)["conversation"]
         assert (shown["messages"], shown["lastMessage"], shown["hasMore"]) == ([], None, False)
         with refused(404, "not_found"):
-            call(db, bob.id, "mark_read", message_id=call(db, ann.id, "list_conversations")["conversations"][0]["lastMessage"]["id"])
+            call(
+                db,
+                bob.id,
+                "mark_read",
+                message_id=call(db, ann.id, "list_conversations")["conversations"][0]["lastMessage"]["id"],
+            )
 
     def test_fallback_for_a_missing_profile(self, db, new_person):
         ann, bob = new_person("Ann"), new_person("Bob")

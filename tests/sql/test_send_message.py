@@ -74,7 +74,9 @@ class TestTarget:
         ann, bob, eve = new_person(), new_person(), new_person()
         gig = uuid.uuid4()
         there = call(db, ann.id, "send_message", body="a", to_user_id=bob.id, gig_id=gig)["conversation"]["id"]
-        assert call(db, ann.id, "send_message", body="b", conversation_id=there, to_user_id=bob.id, gig_id=gig)["created"]
+        assert call(db, ann.id, "send_message", body="b", conversation_id=there, to_user_id=bob.id, gig_id=gig)[
+            "created"
+        ]
         for wrong in ({"to_user_id": eve.id}, {"to_user_id": ann.id}, {"gig_id": uuid.uuid4()}):
             with refused(422, "recipient_mismatch"):
                 call(db, ann.id, "send_message", body="b", conversation_id=there, **wrong)
@@ -256,9 +258,12 @@ class TestGroup:
         assert sent["conversation"]["memberCount"] == 3
         for reader in people[1:]:
             assert call(db, reader.id, "list_conversations")["conversations"][0]["unreadCount"] == 1
-            assert call(db, people[0].id, "get_conversation", conversation_id=there)["conversation"]["messages"][0][
-                "status"
-            ] == "sent"
+            assert (
+                call(db, people[0].id, "get_conversation", conversation_id=there)["conversation"]["messages"][0][
+                    "status"
+                ]
+                == "sent"
+            )
             call(db, reader.id, "mark_read", message_id=sent["message"]["id"])
         shown = call(db, people[0].id, "get_conversation", conversation_id=there)["conversation"]
         assert shown["messages"][0]["status"] == "read"
