@@ -154,6 +154,17 @@ class TestText:
             call(db, new_person().id, "send_message", body=body, to_user_id=new_person().id)
         assert said["hint"] == "/body"
 
+    @pytest.mark.parametrize("between", ["", "\u202a", "\x07"])
+    def test_marks_without_end_are_refused_quickly(self, db, new_person, between):
+        """Sorting them takes the square of their number, which no statement time-out interrupts."""
+        ann, bob = new_person(), new_person()
+        db.execute("set statement_timeout = '2s'")
+        for number in (200, 4000, 100_000):
+            with refused(400, "validation_failed"):
+                call(db, ann.id, "send_message", body="a" + f"\u0301{between}\u0323{between}" * number, to_user_id=bob.id)
+        stacked = "a" + "\u0323\u0301" * 100
+        assert call(db, ann.id, "send_message", body=stacked, to_user_id=bob.id)["created"]
+
     def test_stores_what_is_left_after_normalising(self, db, new_person):
         ann, bob = new_person(), new_person()
         sent = call(db, ann.id, "send_message", body=" e\u0301\r\n\u202eb\u0007\r ", to_user_id=bob.id)
