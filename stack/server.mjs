@@ -80,6 +80,7 @@ parsers[1700] = (value) => (value.replace(/^-|\./g, "").length <= 15 ? Number(va
 const normalize = db.normalizeDbError.bind(db);
 const statusOf = (code) => {
   if (code === "P0001") return 400;
+  if (/^2350[35]$/.test(code)) return 409; // lite knows that, but loses the hint
   if (/^(08|57P01|53(?!400))/.test(code)) return 503;
   if (/^(0L|0P|28)/.test(code)) return 403;
   if (/^(09|25|2D|38|39|3B|40|53|54|55|57|58|F0|HV|P0|XX)/.test(code)) return 500;
@@ -90,7 +91,7 @@ db.normalizeDbError = (error) => {
   const code = known?.code;
   const message = known?.message ?? "";
   const unknownRole = code === "22023" && /^role .* does not exist$/.test(message);
-  const liteIsRight = /^(PT|PGRST|2350[235]|25006|42|21|22)/.test(code) && !unknownRole;
+  const liteIsRight = /^(PT|PGRST|23502|25006|42|21|22)/.test(code) && !unknownRole;
   if (typeof code !== "string" || code.length !== 5 || liteIsRight) return known;
   const body = { code, message, details: known.detail ?? null, hint: known.hint ?? null };
   const status = unknownRole ? 401 : statusOf(code);
@@ -144,9 +145,11 @@ async function checkToken(headers, forRest) {
   if (forRest && claims.role && !apiRoles.includes(claims.role)) {
     return refusal(403, "42501", `permission denied to set role "${claims.role}"`);
   }
-  if (alg !== "HS256" || claims.exp * 1000 < Date.now()) {
-    const soon = Math.ceil(Date.now() / 1000) + (forRest ? 5 : 0);
-    const replacement = await signHs256({ ...claims, exp: claims.exp && Math.max(claims.exp, soon) });
+  const now = Date.now() / 1000;
+  if (alg !== "HS256" || claims.exp < now || claims.nbf > now) {
+    const { nbf, ...rest } = claims;
+    const soon = Math.ceil(now) + (forRest ? 5 : 0);
+    const replacement = await signHs256({ ...rest, exp: rest.exp && Math.max(rest.exp, soon) });
     headers.set("authorization", `Bearer ${replacement}`);
   }
   return null;

@@ -56,7 +56,7 @@ def python_packages() -> None:
         run(
             "Installing the Python packages",
             [
-                str(PYTHON), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar",
+                str(PYTHON), "-m", "pip", "install", "--no-input", "--no-compile", "--disable-pip-version-check", "--progress-bar",
                 "off", "--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements.lock"),
             ],
             log=LOGS / "pip.log",
