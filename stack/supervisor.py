@@ -199,10 +199,12 @@ class Supervisor:
         process.stop()
         start()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Stop what runs, last started first. False when nothing had been started."""
         for server in reversed(self.servers):
             server.stop()
         self.cluster.stop()
+        return self.cluster.process is not None
 
 
 def run(*, with_service: bool = True) -> None:
@@ -222,9 +224,8 @@ def run(*, with_service: bool = True) -> None:
         finally:
             for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(name, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
-            if supervisor:
-                supervisor.stop()
-            say("stopped; the data is kept (`make reset` forgets it)")
+            if supervisor and supervisor.stop():
+                say("stopped; the data is kept (`make reset` forgets it)")
 
 
 # ----- the small commands -----

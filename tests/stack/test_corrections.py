@@ -107,7 +107,7 @@ class TestBParameters:
     def test_json_arguments_are_json(self, probe, value):
         kinds = {dict: "object", list: "array", int: "number", bool: "boolean", str: "string"}
         answer = probe("probe_kind", value=value)
-        assert answer.json() == kinds.get(type(value), None)
+        assert answer.json() == kinds.get(type(value))
 
     def test_json_comes_back_as_it_went(self, probe):
         value = {"text": 'quotes " and \\ and é🎻', "deep": [{"n": 1.5}]}
