@@ -15,9 +15,9 @@ from typing import Any
 
 import jwt
 import msgspec
-import structlog
 from jwt.exceptions import ExpiredSignatureError, PyJWTError
 
+from app import log
 from app.problems import CHALLENGE, Problem
 from app.settings import Settings
 from app.supabase import Caller
@@ -82,7 +82,7 @@ class KeySet:
                 try:
                     keys = _usable_keys(await self._fetch())
                 except (Problem, msgspec.DecodeError, UnicodeDecodeError) as error:
-                    structlog.get_logger().warning("key_set_unavailable", error=type(error).__name__)
+                    log.warning("key_set_unavailable", error=type(error).__name__)
                 else:
                     if self._keys is not None and not self._keys.keys() <= keys.keys():
                         self.generation += 1
@@ -186,4 +186,4 @@ class Verifier:
         person = uuid.UUID(subject)
         if str(person) != subject.lower() or claims.get("role") != "authenticated" or not_before_s > now_s + LEEWAY_S:
             raise ValueError
-        return Caller(str(person), token, float(expires_at_s), claims.get("is_anonymous") is True)
+        return Caller(str(person), token, float(expires_at_s))

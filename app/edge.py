@@ -69,7 +69,7 @@ class Edge:
             else:
                 await self.app(scope, receive, finish)
         except Exception as error:
-            log.unexpected(exchange, error)
+            log.unexpected(error)
             if status == 0:
                 exchange.code = "internal_error"
                 code, headers, body = problems.render(Problem("internal_error"), exchange.request_id)
@@ -114,7 +114,6 @@ class Admission:
         self._people = limits.Limiter("person", settings.person_requests_per_minute)
         self._strangers = limits.Limiter("address", settings.anonymous_requests_per_minute)
         self._addresses = limits.ClientAddresses(settings.trusted_proxies)
-        self._anonymous_may_write = settings.anonymous_sign_ins_may_write
 
     async def __call__(self, request: Request[Any, Any, Any]) -> None:
         """Let the request in as `request.user`, or raise the Problem that keeps it out."""
@@ -128,8 +127,6 @@ class Admission:
             raise
         exchange.caller_id = caller.id
         self._take(self._people, caller.id, exchange)
-        if caller.is_anonymous and not self._anonymous_may_write and request.route_handler.opt.get("writes"):
-            raise Problem("forbidden", "People who are signed in anonymously may only read.")
         request.scope["user"] = caller
 
     def _address(self, request: Request[Any, Any, Any], exchange: log.Exchange) -> str:
@@ -152,6 +149,6 @@ def handle(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     problem = problems.from_exception(error)
     exchange.code = problem.code
     if problem.code == "internal_error" and not isinstance(error, Problem):
-        log.unexpected(exchange, error)
+        log.unexpected(error)
     status, headers, body = problems.render(problem, exchange.request_id)
     return Response(body, status_code=status, headers=headers, media_type=headers.pop("content-type"))

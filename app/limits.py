@@ -69,6 +69,13 @@ def sends(limit: int, remaining: int, window_s: int, reset_s: int) -> tuple[str,
     return f'"send";q={limit};w={window_s}', item("send", remaining, reset_s)
 
 
+def sends_refused(retry_after_s: int) -> tuple[str, str]:
+    """The same for a send that SQL refused; a wait beyond a minute can only be the hourly limit on new contacts."""
+    if retry_after_s <= _WINDOW_S:
+        return sends(100, 0, _WINDOW_S, retry_after_s)
+    return '"contact";q=30;w=3600', item("contact", 0, retry_after_s)
+
+
 class ClientAddresses:
     """The address an anonymous request counts for, behind the proxies we trust and behind none."""
 

@@ -3,6 +3,8 @@
 Never in a line: bodies, tokens, query strings, addresses. Request ids are ours unless the client's are harmless.
 """
 
+import io
+import itertools
 import logging
 import re
 import secrets
@@ -11,7 +13,8 @@ import time
 import traceback
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 import structlog
@@ -20,6 +23,9 @@ import structlog
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:\-]{8,128}")
 # W3C trace context, version 00: what we pass on must be well-formed, or some collector refuses the whole trace.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# Our own ids: unique by process and number. They name a request and protect nothing.
+_PROCESS = secrets.token_hex(8)
+_COUNT = itertools.count(1)
 
 
 class Exchange:
@@ -39,7 +45,7 @@ class Exchange:
             self.headers[name] = value if name not in self.headers else self.headers[name] + b", " + value
         wished = self.headers.get(b"x-request-id")
         self.request_id = (
-            wished.decode() if wished is not None and _SAFE_ID.fullmatch(wished) else secrets.token_hex(16)
+            wished.decode() if wished is not None and _SAFE_ID.fullmatch(wished) else f"{_PROCESS}{next(_COUNT):08x}"
         )
         trace = self.headers.get(b"traceparent")
         self.traceparent = trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None
@@ -64,25 +70,30 @@ def current() -> Exchange:
     return _current.get()
 
 
-def configure(stream: TextIO | None = None) -> None:
+_logger: Any = structlog.get_logger()
+
+
+def configure(stream: BinaryIO | None = None) -> None:
     """Send our lines, and those of the server and libraries, to standard output as JSON."""
-    structlog.configure(
+    global _logger
+    out = stream or sys.stdout.buffer
+    _logger = structlog.wrap_logger(
+        structlog.BytesLogger(out),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(serializer=_to_json),
         ],
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stdout),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(stream or sys.stdout)
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    ).bind()
+    handler = logging.StreamHandler(io.TextIOWrapper(out, write_through=True) if stream else sys.stdout)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
 
 
-def _to_json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event).decode()
+def _to_json(event: Any, **_: Any) -> bytes:
+    return msgspec.json.encode(event)
 
 
 class _JsonLines(logging.Formatter):
@@ -91,13 +102,12 @@ class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
         line = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower(), "error": kind}
-        return _to_json(line)
+        return _to_json(line).decode()
 
 
 def request_line(exchange: Exchange, status: int, total_s: float) -> None:
     """Write the one line of a request; 5xx that Supabase caused are warnings, our own are errors."""
-    logger = structlog.get_logger()
-    write = logger.info if status < 500 else logger.error if status == 500 else logger.warning
+    write = _logger.info if status < 500 else _logger.error if status == 500 else _logger.warning
     write(
         "request",
         request_id=exchange.request_id,
@@ -111,16 +121,19 @@ def request_line(exchange: Exchange, status: int, total_s: float) -> None:
     )
 
 
-def unexpected(exchange: Exchange, error: BaseException) -> None:
+def warning(event: str, **fields: Any) -> None:
+    """Note something an operator should know, with the id of the request it happened in."""
+    exchange = _current.get(None)
+    _logger.warning(event, request_id=exchange.request_id if exchange else None, **fields)
+
+
+def unexpected(error: BaseException) -> None:
     """Say where an exception came from: types, files and lines, never its message, which may quote a request."""
-    structlog.get_logger().error(
+    exchange = _current.get(None)
+    _logger.error(
         "unexpected",
-        request_id=exchange.request_id,
-        route=exchange.route,
+        request_id=exchange.request_id if exchange else None,
         error=type(error).__name__,
         cause=type(error.__cause__).__name__ if error.__cause__ else None,
-        at=[
-            f"{f.filename.rpartition('/app/')[2]}:{f.lineno} {f.name}"
-            for f in traceback.extract_tb(error.__traceback__)[-8:]
-        ],
+        at=[f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-8:]],
     )

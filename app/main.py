@@ -6,15 +6,14 @@ from typing import Any
 
 import msgspec
 from litestar import Litestar, Router
-from litestar.di import Provide
 
 from app import log, openapi, routes, settings
 from app.auth import KeySet, Verifier
-from app.body import ApiRequest
 from app.edge import Admission, Edge, handle
 from app.routes.health import Readiness
 from app.settings import Settings
 from app.supabase import Supabase
+from app.wire import ApiRequest
 
 
 def create_app(config: Settings) -> Edge:
@@ -27,8 +26,6 @@ def create_app(config: Settings) -> Edge:
         if why is None and config.supabase_jwt_secret is None and not await keys.refresh():
             return "keys"
         return why
-
-    readiness = Readiness(probe)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -43,16 +40,14 @@ def create_app(config: Settings) -> Edge:
             ),
             *routes.SERVICE,
         ],
-        dependencies={
-            "supabase": Provide(lambda: supabase, sync_to_thread=False),
-            "readiness": Provide(lambda: readiness, sync_to_thread=False),
-        },
         exception_handlers={Exception: handle},
         request_class=ApiRequest,
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,
     )
+    app.state["supabase"] = supabase
+    app.state["readiness"] = Readiness(probe)
     app.state["openapi"] = msgspec.json.encode(openapi.document(app))
     return Edge(app, config.cors_origins)
 

@@ -119,18 +119,8 @@ def _parameters(path: str, handler: HTTPRouteHandler) -> list[dict[str, Any]]:
     if "{id}" in path:
         about = "A UUID; anything else is 400 `validation_failed` with the pointer `/id`."
         parameters.append({"name": "id", "in": "path", "required": True, "description": about, "schema": given_id})
-    for field in handler.parsed_fn_signature.parameters.values():
-        declared: Any = field.kwarg_definition
-        if getattr(declared, "header", None):
-            parameters.append(
-                {
-                    "name": declared.header,
-                    "in": "header",
-                    "required": False,
-                    "description": declared.description,
-                    "schema": given_id,
-                }
-            )
+    for name, about in handler.opt.get("headers", {}).items():
+        parameters.append({"name": name, "in": "header", "required": False, "description": about, "schema": given_id})
     return parameters
 
 

@@ -7,7 +7,7 @@ is put right in one go. Units are in the names. A secret has no default.
 import ipaddress
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -56,9 +56,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1, le=1_000_000, description="Edge limiter: requests without a valid token from one address in a minute."
         ),
     ] = 60
-    anonymous_sign_ins_may_write: Annotated[
-        bool, Meta(description="Whether people signed in anonymously may send and mark as read. SQL has the last word.")
-    ] = False
     # Hosted Supabase ends a statement of `authenticated` after 8 s; a little more lets its own answer reach us.
     upstream_timeout_s: Annotated[
         float, Meta(gt=0, le=60, description="Deadline of one request to Supabase, a retry included.")
@@ -129,8 +126,7 @@ def table() -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for field in msgspec.structs.fields(Settings):
         default = "required" if field.required else _shown(field.default)
-        description = msgspec.json.schema(field.type).get("description", "")
-        rows.append(f"| `{field.name.upper()}` | {default} | {description} |")
+        rows.append(f"| `{field.name.upper()}` | {default} | {get_args(field.type)[-1].description} |")
     return "\n".join(rows) + "\n"
 
 

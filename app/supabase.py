@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 
 import httpx
 import msgspec
-import structlog
 from postgrest import APIError, AsyncPostgrestClient
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
@@ -51,7 +50,6 @@ class Caller:
     id: str
     token: str
     expires_at_s: float
-    is_anonymous: bool = False
 
 
 class _Refusal(msgspec.Struct):
@@ -187,7 +185,7 @@ class Supabase:
         try:
             decoded: T = _decoder(cast(Any, returns))(answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            _report("answer_unusable", name, type(error).__name__)
+            log.warning("answer_unusable", of=name, error=type(error).__name__)
             raise Problem("upstream_invalid") from None
         return decoded
 
@@ -244,7 +242,7 @@ class Supabase:
             works = False
             raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S) from None
         except PyreqwestError as error:
-            _report("answer_unusable", url, type(error).__name__)
+            log.warning("answer_unusable", of=url, error=type(error).__name__)
             raise Problem("upstream_invalid") from None
         finally:
             ended_s = time.monotonic()
@@ -267,7 +265,7 @@ class Supabase:
             while len(answer) <= ANSWER_BYTES_MAX and (more := await reader.read(ANSWER_BYTES_MAX + 1)) is not None:
                 answer += bytes(more)
             if len(answer) > ANSWER_BYTES_MAX:
-                _report("answer_too_large", url, None)
+                log.warning("answer_too_large", of=url)
                 raise Problem("upstream_invalid")
             return response.status, answer
 
@@ -310,7 +308,7 @@ def problem_of(status: int, answer: bytes, caller: Caller) -> Problem:
         name = "token_expired"
     if name in ("validation_failed", "internal_error", "upstream_invalid"):
         # Our own bounds should have caught the first; the others are ours to repair. The text stays out of the log.
-        _report("answer_unexpected", code[:8] if code.isalnum() else "", str(status))
+        log.warning("answer_unexpected", sqlstate=code[:8] if code.isalnum() else "", status=status)
     waits = _RETRY_AFTER_S if name == "upstream_unavailable" else None
     return Problem(name, retry_after_s=waits, pointer="" if name == "validation_failed" else None)
 
@@ -319,7 +317,7 @@ def _our_own(status: int, refusal: _Refusal) -> Problem:
     """A refusal our SQL raised: message is the code, details a sentence, hint the pointer or the seconds."""
     name = refusal.message
     if not isinstance(name, str) or name not in CATALOGUE or CATALOGUE[name].status != status:
-        _report("refusal_not_in_catalogue", "", str(status))
+        log.warning("refusal_not_in_catalogue", status=status)
         return Problem("internal_error")
     detail = refusal.details if isinstance(refusal.details, str) else None
     hint = refusal.hint if isinstance(refusal.hint, str) else ""
@@ -329,7 +327,3 @@ def _our_own(status: int, refusal: _Refusal) -> Problem:
     elif name == "validation_failed":
         pointer = hint if hint.startswith("/") else ""
     return Problem(name, detail, pointer=pointer, retry_after_s=waits)
-
-
-def _report(event: str, what: str, error: str | None) -> None:
-    structlog.get_logger().warning(event, request_id=log.current().request_id, what=what, error=error)

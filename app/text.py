@@ -16,30 +16,40 @@ _TRIMMED = "\t\n \u00a0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2
 # NFC makes a text at most 3 times longer and at least 4 times shorter (in code points).
 _NFC_GROWS_MAX, _NFC_SHRINKS_MAX = 3, 4
 # Sorting combining marks takes the square of their run: 16,000 in a row would hold up everybody for half a second.
-# No script stacks more than a handful; whoever does is left to SQL, which has its own time limit.
-_MARKS_RUN = re.compile(rb"[^\x00]{256,}")
+# No script stacks more than a handful; SQL refuses such a run as well.
+_MARKS_RUN = re.compile(rb"[^\x00]{255}")
+_MARKS_RUN_CHARS = 255
 
 
-def normalize(text: str) -> str:
-    """What SQL will store for this text."""
-    text = _REMOVED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return unicodedata.normalize("NFC", text).strip(_TRIMMED)
+def normalize(text: str) -> str | None:
+    """What SQL will store for this text; None when 255 combining marks follow each other, which nobody normalises."""
+    clean = _cleaned(text)
+    return None if _has_long_run(clean) else unicodedata.normalize("NFC", clean).strip(_TRIMMED)
+
+
+def _cleaned(text: str) -> str:
+    return _REMOVED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _has_long_run(clean: str) -> bool:
+    if clean.isascii() or len(clean) < _MARKS_RUN_CHARS:
+        return False
+    return _MARKS_RUN.search(bytes(map(unicodedata.combining, clean))) is not None
 
 
 def refusal(text: str) -> str | None:
     """One sentence about why this text cannot be a message, or None.
 
     Units:  at most 4,000 code points, counted after normalisation.
-    Errors: none; what would be too dear to judge is not refused here.
     """
     if text.isascii() and text.isprintable():
         length = len(text.strip(" "))
     else:
-        clean = _REMOVED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+        clean = _cleaned(text)
+        if _has_long_run(clean):
+            return "A message has fewer than 255 combining marks in a row."
         length = len(clean.strip(_TRIMMED))
         if CHARS_MAX / _NFC_GROWS_MAX < length <= CHARS_MAX * _NFC_SHRINKS_MAX and not clean.isascii():
-            if _MARKS_RUN.search(bytes(map(unicodedata.combining, clean))):
-                return None
             length = len(unicodedata.normalize("NFC", clean).strip(_TRIMMED))
     if length == 0:
         return "A message needs at least one visible character."

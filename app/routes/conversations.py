@@ -2,16 +2,14 @@
 
 from typing import Annotated
 
-from litestar import Response, get, patch, post
-from litestar.di import NamedDependency
+from litestar import get, patch, post
 from litestar.params import JSONBody
 from msgspec import Meta, Struct
 
 from app import problems
-from app.body import ApiRequest, path_id
 from app.problems import Problem
 from app.shapes import Conversation, GivenId, Message, Read, Receipt
-from app.supabase import Supabase
+from app.wire import ApiRequest, Reply, given_id
 
 
 class ListConversations(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -36,14 +34,12 @@ class Conversations(Struct, frozen=True, rename="camel"):
     status_code=200,
     opt=problems.answers(Conversations, {200: "A page of the caller's inbox."}, *problems.WITH_BODY),
 )
-async def list_conversations(
-    data: JSONBody[ListConversations], request: ApiRequest, supabase: NamedDependency[Supabase]
-) -> Response[Conversations]:
+async def list_conversations(data: JSONBody[ListConversations], request: ApiRequest) -> Reply:
     """List the caller's conversations."""
     if data.user_id.lower() != request.user.id:
         raise Problem("forbidden", "One can only read one's own inbox.")
     params = {"p_limit": data.limit, "p_offset": data.offset}
-    return Response(await supabase.rpc("list_conversations", params, request.user, Conversations, repeatable=True))
+    return Reply(await request.supabase.rpc("list_conversations", params, request.user, Conversations, repeatable=True))
 
 
 class DetailedConversation(Conversation, frozen=True, rename="camel"):
@@ -66,10 +62,10 @@ class OneConversation(Struct, frozen=True):
     operation_id="getConversation",
     opt=problems.answers(OneConversation, {200: "The conversation."}, "not_found"),
 )
-async def get_conversation(request: ApiRequest, supabase: NamedDependency[Supabase]) -> Response[OneConversation]:
+async def get_conversation(request: ApiRequest) -> Reply:
     """Open one conversation; one that is not the caller's is not found."""
-    params = {"p_conversation_id": path_id(request.path_params["id"], "/id")}
-    return Response(await supabase.rpc("get_conversation", params, request.user, OneConversation, repeatable=True))
+    params = {"p_conversation_id": given_id(request.path_params["id"], "/id")}
+    return Reply(await request.supabase.rpc("get_conversation", params, request.user, OneConversation, repeatable=True))
 
 
 class MarkAllRead(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -82,15 +78,12 @@ class MarkAllRead(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tru
     "/conversations/{id:str}/read-all",
     operation_id="markAllRead",
     status_code=200,
-    opt=problems.answers(Read, {200: "How far the caller has read now."}, "not_found", *problems.WITH_BODY)
-    | {"writes": True},
+    opt=problems.answers(Read, {200: "How far the caller has read now."}, "not_found", *problems.WITH_BODY),
 )
-async def mark_all_read(
-    request: ApiRequest, supabase: NamedDependency[Supabase], data: JSONBody[MarkAllRead] | None = None
-) -> Response[Read]:
+async def mark_all_read(request: ApiRequest, data: JSONBody[MarkAllRead] | None = None) -> Reply:
     """Mark a conversation as read, up to `upToSeq` or all of it; the body may be left out."""
     up_to_seq = data.up_to_seq if data is not None else None
-    params = {"p_conversation_id": path_id(request.path_params["id"], "/id"), "p_up_to_seq": up_to_seq}
+    params = {"p_conversation_id": given_id(request.path_params["id"], "/id"), "p_up_to_seq": up_to_seq}
     # Without a bound a second try could read what arrived in between, which nobody has seen.
     repeatable = up_to_seq is not None
-    return Response(await supabase.rpc("mark_all_read", params, request.user, Read, repeatable=repeatable))
+    return Reply(await request.supabase.rpc("mark_all_read", params, request.user, Read, repeatable=repeatable))

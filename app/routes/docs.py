@@ -6,8 +6,8 @@ from pathlib import Path
 
 from litestar import Response, get
 
-from app.body import ApiRequest
 from app.problems import Answer, Problem
+from app.wire import ApiRequest
 
 _PAGE = b"""<!doctype html>
 <html lang="en">

@@ -5,12 +5,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from litestar import Response, get
-from litestar.di import NamedDependency
+from litestar import get
 from msgspec import Struct
 
 from app import problems
 from app.problems import Problem
+from app.wire import ApiRequest, Reply
 
 
 class Live(Struct, frozen=True):
@@ -51,9 +51,9 @@ class Readiness:
 
 
 @get("/health/live", operation_id="getLive", opt=problems.answers(Live, {200: "The process lives."}, common=()))
-async def live() -> Response[Live]:
+async def live() -> Reply:
     """Answer without asking anybody."""
-    return Response(Live("live"))
+    return Reply(Live("live"))
 
 
 @get(
@@ -61,8 +61,9 @@ async def live() -> Response[Live]:
     operation_id="getReady",
     opt=problems.answers(Ready, {200: "Send traffic."}, "not_ready", common=()),
 )
-async def ready(readiness: NamedDependency[Readiness]) -> Response[Ready]:
+async def ready(request: ApiRequest) -> Reply:
     """Answer whether requests can be served now."""
+    readiness: Readiness = request.app.state["readiness"]
     if why := await readiness.why_not():
         raise Problem("not_ready", f"Not usable yet: {why}.", retry_after_s=2)
-    return Response(Ready("ready"))
+    return Reply(Ready("ready"))

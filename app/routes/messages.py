@@ -3,16 +3,14 @@
 import uuid
 from typing import Annotated
 
-from litestar import Response, patch, post
-from litestar.di import NamedDependency
-from litestar.params import JSONBody, Parameter
+from litestar import patch, post
+from litestar.params import JSONBody
 from msgspec import Meta, Struct
 
 from app import limits, log, problems, text
-from app.body import ApiRequest, path_id
 from app.problems import Problem
 from app.shapes import Conversation, GivenId, Message, Read
-from app.supabase import Supabase
+from app.wire import ApiRequest, Reply, given_id
 
 
 class SendMessage(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -70,44 +68,42 @@ class _Sent(Struct, frozen=True):
         "idempotency_conflict",
         *problems.WITH_BODY,
     )
-    | {"writes": True},
+    | {"headers": {"Idempotency-Key": "A UUID, the same as `clientMessageId`."}},
 )
-async def send_message(
-    data: JSONBody[SendMessage],
-    request: ApiRequest,
-    supabase: NamedDependency[Supabase],
-    idempotency_key: Annotated[
-        str | None, Parameter(header="Idempotency-Key", description="A UUID, the same as `clientMessageId`.")
-    ] = None,
-) -> Response[MessageSent]:
+async def send_message(data: JSONBody[SendMessage], request: ApiRequest) -> Reply:
     """Send one message; a repeated `clientMessageId` answers the first one with 200."""
     if data.conversation_id is None and data.to_user_id is None:
         raise Problem("validation_failed", "Name a conversation or a person.", pointer="/conversationId")
     if why := text.refusal(data.body):
         raise Problem("validation_failed", why, pointer="/body")
-    sent = await supabase.rpc(
-        "send_message",
-        {
-            # JSON can carry NUL, PostgreSQL cannot; normalisation would remove it anyway.
-            "p_body": data.body.replace("\x00", ""),
-            "p_conversation_id": data.conversation_id,
-            "p_to_user_id": data.to_user_id,
-            "p_gig_id": data.gig_id,
-            "p_client_message_id": _key(data.client_message_id, idempotency_key),
-        },
-        request.user,
-        _Sent,
-        # There always is a key, so sending twice is the same as sending once.
-        repeatable=True,
-    )
+    try:
+        sent = await request.supabase.rpc(
+            "send_message",
+            {
+                # JSON can carry NUL, PostgreSQL cannot; normalisation would remove it anyway.
+                "p_body": data.body.replace("\x00", ""),
+                "p_conversation_id": data.conversation_id,
+                "p_to_user_id": data.to_user_id,
+                "p_gig_id": data.gig_id,
+                "p_client_message_id": _key(data.client_message_id, log.current().headers.get(b"idempotency-key")),
+            },
+            request.user,
+            _Sent,
+            # There always is a key, so sending twice is the same as sending once.
+            repeatable=True,
+        )
+    except Problem as problem:
+        if problem.code == "rate_limited":
+            log.current().pace = limits.sends_refused(problem.retry_after_s or 1)
+        raise
     log.current().pace = limits.sends(sent.pace.limit, sent.pace.remaining, sent.pace.window_s, sent.pace.reset_s)
-    return Response(MessageSent(sent.message, sent.conversation), status_code=201 if sent.created else 200)
+    return Reply(MessageSent(sent.message, sent.conversation), 201 if sent.created else 200)
 
 
-def _key(in_body: str | None, in_header: str | None) -> str:
+def _key(in_body: str | None, in_header: bytes | None) -> str:
     if in_header is None:
         return in_body or str(uuid.uuid4())
-    key = path_id(in_header, "/Idempotency-Key")
+    key = given_id(in_header.decode("latin-1"), "/Idempotency-Key")
     if in_body is not None and in_body.lower() != key:
         raise Problem("validation_failed", "It differs from Idempotency-Key.", pointer="/clientMessageId")
     return key
@@ -117,10 +113,10 @@ def _key(in_body: str | None, in_header: str | None) -> str:
     "/{id:str}/read",
     operation_id="markRead",
     status_code=200,
-    opt=problems.answers(Read, {200: "How far the caller has read now."}, "not_found") | {"writes": True},
+    opt=problems.answers(Read, {200: "How far the caller has read now."}, "not_found"),
 )
-async def mark_read(request: ApiRequest, supabase: NamedDependency[Supabase]) -> Response[Read]:
+async def mark_read(request: ApiRequest) -> Reply:
     """Mark everything up to this message as read."""
-    params = {"p_message_id": path_id(request.path_params["id"], "/id")}
+    params = {"p_message_id": given_id(request.path_params["id"], "/id")}
     # Reading up to a message twice reads no further than once.
-    return Response(await supabase.rpc("mark_read", params, request.user, Read, repeatable=True))
+    return Reply(await request.supabase.rpc("mark_read", params, request.user, Read, repeatable=True))
