@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from stack.places import postgres_bin
 from stack.processes import Ledger, Process, end, identity
 
 READY_S = 120.0  # crash recovery of a large data directory is part of starting
+START_ATTEMPTS = 3
 SUPERUSER = "supabase_admin"
 
 
@@ -143,12 +145,11 @@ class Cluster:
         except (OSError, ValueError):
             return
         known_as = identity(pid)
-        if known_as is None:
-            return  # Postgres itself replaces the lock file of a dead process.
-        if str(self.data) in _command_line(pid):
+        if known_as and str(self.data) in _command_line(pid):
             end(pid, known_as, signal.SIGINT, 20.0)
-        else:
-            lock.unlink(missing_ok=True)
+        # Postgres replaces the lock file of a dead process itself, but takes for alive a stranger, and a dead one that
+        # nobody collected (usual in containers). Without the file it still refuses while old backends hold its memory.
+        lock.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start the server and wait until it answers. Raises StackError with the end of its log when it does not."""
@@ -180,8 +181,16 @@ class Cluster:
             stop_s=20.0,
             popen=how.popen or {},
         )  # fmt: skip
-        self.process.start()
-        self.process.wait_until(self.answers, READY_S)
+        for attempt in range(START_ATTEMPTS):
+            self.process.start()
+            try:
+                self.process.wait_until(self.answers, READY_S)
+                return
+            except StackError:  # after a `kill -9`, old backends need a moment to notice and leave
+                if self.process.exit_code() is None or attempt == START_ATTEMPTS - 1:
+                    raise
+                self.process.stop()
+                time.sleep(1)
 
     def answers(self) -> bool:
         """True when a connection succeeds."""

@@ -17,14 +17,12 @@ from types import TracebackType
 from typing import Any
 
 from stack import database, keys
-from stack.console import StackError
 from stack.places import SUPABASE
 from stack.postgres import Cluster
 from stack.processes import Ledger, free_port, identity
 
 PREFIX = "gig-messaging-scratch-"
 TEMPLATE = "template_migrated"
-START_ATTEMPTS = 3
 
 
 class _Databases:
@@ -54,23 +52,15 @@ class Scratch(_Databases):
         self.keys = keys.generate()
         self.ledger = Ledger(self.directory / "processes.json")
         self.project = database.project_directory(self.directory / "project", supabase)
-        self.cluster = self._cluster(free_port())
-
-    def _cluster(self, port: int) -> Cluster:
         log = self.directory / "log" / "postgres.log"
-        return Cluster(self.directory / "pg", port, self.keys.database_password, log, self.ledger, durable=False)
+        self.cluster = Cluster(
+            self.directory / "pg", free_port(), self.keys.database_password, log, self.ledger, durable=False
+        )
 
     def __enter__(self) -> Scratch:
         try:
             self.cluster.init()
-            for attempt in range(START_ATTEMPTS):
-                try:
-                    self.cluster.start()
-                    break
-                except StackError:  # somebody else took the port between our look and our start
-                    if attempt == START_ATTEMPTS - 1:
-                        raise
-                    self.cluster = self._cluster(free_port())
+            self.cluster.start()
             database.bootstrap_cluster(self.cluster)
             self.create(TEMPLATE)
         except BaseException:

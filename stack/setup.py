@@ -57,7 +57,8 @@ def python_packages() -> None:
             "Installing the Python packages",
             [
                 str(PYTHON), "-m", "pip", "install", "--no-input", "--no-compile", "--disable-pip-version-check",
-                "--progress-bar", "off", "--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements.lock"),
+                "--progress-bar", "off", "--require-hashes", "--only-binary", ":all:",
+                "-r", str(ROOT / "requirements.lock"),
             ],
             log=LOGS / "pip.log",
             cwd=ROOT,
