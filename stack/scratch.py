@@ -25,6 +25,14 @@ PREFIX = "gig-messaging-scratch-"
 TEMPLATE = "template_migrated"
 
 
+def scratch_directory() -> Path:
+    """A temporary directory that names its owner, so that `sweep` may delete it once that process is gone."""
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+    directory.chmod(0o755)  # as root, Postgres runs as the user nobody and must come in
+    (directory / "owner.json").write_text(json.dumps({"pid": os.getpid(), "identity": identity(os.getpid())}))
+    return directory
+
+
 class _Databases:
     """What an owner and an attached worker both do with the cluster."""
 
@@ -46,9 +54,7 @@ class Scratch(_Databases):
     def __init__(self, supabase: Path = SUPABASE) -> None:
         sweep()
         self.supabase = supabase
-        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-        self.directory.chmod(0o755)  # as root, Postgres runs as the user nobody and must come in
-        (self.directory / "owner.json").write_text(json.dumps({"pid": os.getpid(), "identity": identity(os.getpid())}))
+        self.directory = scratch_directory()
         self.keys = keys.generate()
         self.ledger = Ledger(self.directory / "processes.json")
         self.project = database.project_directory(self.directory / "project", supabase)

@@ -7,8 +7,10 @@ import subprocess
 import uuid
 from pathlib import Path
 
+import httpx
 import pytest
 from postgrest.exceptions import APIError
+from supabase.lib.client_options import SyncClientOptions
 
 from stack.places import node
 from supabase import Client, create_client
@@ -27,8 +29,8 @@ def test_supabase_js(supabase_stack):
     assert json.loads(said.stdout) == {"ok": True}
 
 
-def signed_in(url: str, key: str, name: str) -> tuple[Client, str]:
-    client = create_client(url, key)
+def signed_in(url: str, key: str, name: str, http: httpx.Client) -> tuple[Client, str]:
+    client = create_client(url, key, SyncClientOptions(auto_refresh_token=False, httpx_client=http))
     account = {"email": f"{uuid.uuid4()}@example.com", "password": uuid.uuid4().hex}
     client.auth.sign_up({**account, "options": {"data": {"display_name": name}}})
     session = client.auth.sign_in_with_password(account)
@@ -41,9 +43,13 @@ def signed_in(url: str, key: str, name: str) -> tuple[Client, str]:
 @pytest.mark.hosted
 def test_supabase_py(supabase_stack):
     url, key = supabase_stack.url, supabase_stack.publishable_key
-    ann, _ = signed_in(url, key, "Ann")
-    bob, bob_id = signed_in(url, key, "Bob")
+    with httpx.Client(timeout=30) as one, httpx.Client(timeout=30) as other:
+        ann, _ = signed_in(url, key, "Ann", one)
+        bob, bob_id = signed_in(url, key, "Bob", other)
+        converse(ann, bob, bob_id)
 
+
+def converse(ann: Client, bob: Client, bob_id: str) -> None:
     sent = ann.rpc("send_message", {"p_body": "Is it free?", "p_to_user_id": bob_id}).execute().data
     inbox = bob.rpc("list_conversations", {}).execute().data
     assert inbox["conversations"][0]["unreadCount"] == 1

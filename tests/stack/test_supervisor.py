@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import psycopg
 import pytest
 
 from stack.places import ROOT
-from stack.processes import free_port, identity
+from stack.processes import Ledger, free_port, identity
+from stack.scratch import scratch_directory
 
 READY_S = 60.0
 
@@ -31,7 +33,7 @@ class Run:
         self.ports = {name: str(free_port()) for name in ("STACK_API_PORT", "STACK_DB_PORT", "PORT")}
         self.environment = {**os.environ, "STACK_LOCAL": str(local), **self.ports, **environment}
         self.words = words
-        self.output = local.parent / "output"
+        self.output = local / "output"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Run:
@@ -45,6 +47,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        Ledger(self.local / "processes-test.json").add("a tested stack", self.process.pid, signal.SIGTERM)
         return self
 
     def said(self) -> str:
@@ -81,15 +84,13 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """A factory of runs; whatever they leave is ended."""
-    for directory in (tmp_path, *tmp_path.parents):  # as root, Postgres runs as nobody and must come in
-        with suppress(PermissionError):
-            directory.chmod(directory.stat().st_mode | 0o011)
+def run() -> Iterator[Callable[..., Run]]:
+    """A factory of runs; whatever they leave is ended. Not in tmp_path: another pytest may close that to others."""
+    local = scratch_directory()
     made: list[Run] = []
 
     def new(**environment: str) -> Run:
-        made.append(Run(tmp_path / "local", **environment))
+        made.append(Run(local, **environment))
         return made[-1]
 
     yield new
@@ -97,6 +98,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         each.command("reset")
         if each.process:
             each.process.wait(READY_S)
+    shutil.rmtree(local, ignore_errors=True)
 
 
 class TestRefusals:
