@@ -5,8 +5,9 @@ PY := .venv/bin/python
 # The number of test processes, and the tests to run: make test T=tests/unit/test_text.py
 N ?= 2
 T ?= tests
+COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup run serve env stop reset test test-all cover lint format schema openapi advisors check lock
+.PHONY: help setup run test test-all serve env stop reset lint format schema openapi advisors drift check lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -14,11 +15,11 @@ help: ## Show this list
 run: setup ## Start Postgres, the data API, Auth, Storage and the service; Ctrl-C stops all of it
 	@exec $(PY) -m stack run
 
-test: setup ## Run the core tests (T=path for one file, N=processes)
-	@$(PY) -m pytest -n $(N) -m "not slow" $(T)
+test: setup ## Run the core tests (T=path for one file, N=processes, COV=1 for coverage of app/)
+	@$(PY) -m pytest -n $(N) -m "not slow" $(COVERAGE) $(T)
 
 test-all: setup ## Run every test
-	@$(PY) -m pytest -n $(N) $(T)
+	@$(PY) -m pytest -n $(N) $(COVERAGE) $(T)
 
 serve: setup ## Run only the service, against the project in SUPABASE_URL
 	@exec $(PY) -m stack serve
@@ -45,20 +46,19 @@ format: setup ## Rewrite Python in the house's format
 schema: setup ## Write supabase/schema.sql, the schema after all migrations
 	@$(PY) -m stack schema
 
-openapi: setup ## Write docs/openapi.json
-	@$(PY) -m app openapi > docs/openapi.json
+openapi: setup ## Write docs/openapi.json and the generated tables docs/errors.md and docs/settings.md
+	@for d in openapi.json errors.md settings.md; do $(PY) -m app $${d%.*} > docs/$$d || exit 1; done
 
 advisors: setup ## Run the Supabase CLI's security and performance advisors and its linter
 	@$(PY) -m stack advisors
 
-cover: setup ## Run the core tests with branch coverage of app/ (fails below 90 %)
-	@$(PY) -m pytest -n $(N) -m "not slow" --cov --cov-report=term --cov-fail-under=90
-
-check: lint ## Everything a change must pass: lint, generated files up to date, advisors, tests
+drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings) is out of date
 	@$(PY) -m stack schema --check
-	@$(PY) -m app openapi | diff docs/openapi.json - || { echo "docs/openapi.json is out of date: make openapi" >&2; exit 1; }
-	@$(PY) -m stack advisors
-	@$(PY) -m pytest -n $(N) -m "not slow" --cov --cov-report=term --cov-fail-under=90
+	@for d in openapi.json errors.md settings.md; do \
+	  $(PY) -m app $${d%.*} | diff -u docs/$$d - || { echo "docs/$$d is out of date: make openapi" >&2; exit 1; }; \
+	done
+
+check: lint drift advisors test ## Everything a change must pass (COV=1 as in CI)
 
 lock: setup ## Resolve the Python dependencies anew into requirements.lock
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
