@@ -7,6 +7,7 @@ the early, cheap no, and the name for limits and logs.
 
 import asyncio
 import hashlib
+import math
 import time
 import uuid
 from collections import OrderedDict
@@ -163,7 +164,7 @@ class Verifier:
             return self._caller_of(claims, token)
         except ExpiredSignatureError:
             raise Problem("token_expired") from None
-        except (PyJWTError, ValueError, TypeError, RecursionError):
+        except (PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             # Which check failed is nobody's business; the token itself never gets into a message.
             raise Problem("unauthenticated") from None
 
@@ -179,8 +180,9 @@ class Verifier:
     def _caller_of(self, claims: dict[str, Any], token: str) -> Caller:
         now_s = self._now_s()
         expires_at_s, not_before_s, subject = claims["exp"], claims.get("nbf", 0), claims["sub"]
-        if type(expires_at_s) not in (int, float) or type(not_before_s) not in (int, float):
-            raise TypeError
+        for number in (expires_at_s, not_before_s):
+            if type(number) not in (int, float) or not math.isfinite(number):
+                raise TypeError
         if not expires_at_s + LEEWAY_S > now_s:
             raise ExpiredSignatureError
         person = uuid.UUID(subject)

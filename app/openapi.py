@@ -13,6 +13,7 @@ from litestar.routes import HTTPRoute
 
 from app import __version__, problems
 from app.problems import Answer, ProblemDocument
+from app.wire import struct_of
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """In-app messaging. Every request to `/api` carries the caller's own Supabase access token.
@@ -54,7 +55,7 @@ def document(app: Litestar) -> dict[str, Any]:
     for _, handler in handlers:
         shapes += [answer.shape for answer in _answers(handler).values() if answer.shape is not None]
         if handler.parsed_data_field is not None:
-            shapes.append(_plain(handler.parsed_data_field.annotation))
+            shapes.append(struct_of(handler.parsed_data_field.annotation))
     shapes = list(dict.fromkeys(shapes))
     refs, components = msgspec.json.schema_components(shapes, ref_template=_REF)
     ref_of = dict(zip(shapes, refs, strict=True))
@@ -82,11 +83,6 @@ def document(app: Litestar) -> dict[str, Any]:
     }
 
 
-def _plain(annotation: Any) -> Any:
-    """The struct in `Struct | None`."""
-    return next((arm for arm in getattr(annotation, "__args__", ()) if arm is not type(None)), annotation)
-
-
 def _answers(handler: HTTPRouteHandler) -> dict[int, Answer]:
     answers: dict[int, Answer] = handler.opt["answers"]
     return answers
@@ -107,8 +103,8 @@ def _operation(path: str, handler: HTTPRouteHandler, ref_of: dict[Any, Any]) -> 
     if handler.parsed_data_field is not None:
         annotation = handler.parsed_data_field.annotation
         operation["requestBody"] = {
-            "required": _plain(annotation) is annotation,
-            "content": {"application/json": {"schema": ref_of[_plain(annotation)]}},
+            "required": struct_of(annotation) is annotation,
+            "content": {"application/json": {"schema": ref_of[struct_of(annotation)]}},
         }
     return operation
 

@@ -19,13 +19,7 @@ import msgspec
 from postgrest import APIError, AsyncPostgrestClient
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
-from pyreqwest.exceptions import (
-    ConnectError,
-    ConnectTimeoutError,
-    NetworkError,
-    PyreqwestError,
-    RequestTimeoutError,
-)
+from pyreqwest.exceptions import NetworkError, PyreqwestError, RequestTimeoutError
 
 from app import __version__, log
 from app.problems import CATALOGUE, Problem
@@ -225,20 +219,18 @@ class Supabase:
         try:
             try:
                 status, answer = await self._send(method, url, headers, body, self._timeout_s)
-            except (ConnectError, NetworkError) as error:
+            except NetworkError:
                 left_s = self._timeout_s - (time.monotonic() - began_s)
-                if isinstance(error, ConnectTimeoutError) or left_s < _RETRY_NEEDS_S or not repeatable:
+                if left_s < _RETRY_NEEDS_S or not repeatable:
                     raise
                 status, answer = await self._send(method, url, headers, body, left_s)
             # A gateway in front of the data API speaks for it when it is away.
             works = status not in (502, 503, 504)
             return status, answer
-        except RequestTimeoutError as error:
+        except RequestTimeoutError:
             works = False
-            if isinstance(error, ConnectTimeoutError):
-                raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S) from None
             raise Problem("upstream_timeout") from None
-        except (ConnectError, NetworkError):
+        except NetworkError:
             works = False
             raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S) from None
         except PyreqwestError as error:

@@ -62,46 +62,45 @@ class ApiRequest(Request[Caller, Any, State]):
         """
         if isinstance(self._body, bytes):
             return self._body
-        message: Any = await self.receive()
-        whole: bytes = message.get("body", b"")
-        more: bool = message.get("more_body", False)
-        if whole or more:
-            self._check_headers()
-        if more:
-            try:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
-                    whole = await self._rest(bytearray(whole))
-            except TimeoutError:
-                raise Problem("request_timeout", headers={"connection": "close"}) from None
-        if len(whole) > BODY_BYTES_MAX:
-            raise Problem("payload_too_large")
-        self._body = whole
-        return whole
+        headers = log.current().headers
+        length = headers.get(b"content-length", b"0")
+        # Refused by its headers alone, nothing is read, and a client that waits for 100 Continue sends nothing.
+        if length != b"0":
+            if not length.isdigit() or len(length) > 18 or int(length) > BODY_BYTES_MAX:
+                raise Problem("payload_too_large")
+            _check_type(headers)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                self._body = await self._read()
+        except TimeoutError:
+            raise Problem("request_timeout", headers={"connection": "close"}) from None
+        if length == b"0" and self._body:
+            _check_type(headers)
+        return self._body
 
-    async def _rest(self, whole: bytearray) -> bytes:
-        while len(whole) <= BODY_BYTES_MAX:
+    async def _read(self) -> bytes:
+        whole, more = bytearray(), True
+        while more:
             message: Any = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Problem("request_timeout", "The connection was closed before the body was complete.")
             whole += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+            more = message.get("more_body", False)
+            if len(whole) > BODY_BYTES_MAX:
+                raise Problem("payload_too_large")
         return bytes(whole)
-
-    def _check_headers(self) -> None:
-        headers = log.current().headers
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 18 or int(length) > BODY_BYTES_MAX:
-            raise Problem("payload_too_large")
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise Problem("unsupported_media_type", "Send the body without a content encoding.")
-        if not _JSON.fullmatch(headers.get(b"content-type", b"")):
-            raise Problem("unsupported_media_type")
 
     async def json(self) -> Any:
         """The body as the struct the handler declares for `data`; Problem validation_failed with a pointer."""
         field = self.route_handler.parsed_data_field
         return decode(await self.body(), field.annotation if field is not None else dict)
+
+
+def _check_type(headers: dict[bytes, bytes]) -> None:
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Problem("unsupported_media_type", "Send the body without a content encoding.")
+    if not _JSON.fullmatch(headers.get(b"content-type", b"")):
+        raise Problem("unsupported_media_type")
 
 
 class _Twice(ValueError):
@@ -116,9 +115,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 _decode_unique = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 
+def struct_of(annotation: Any) -> Any:
+    """The struct in `Struct | None`: a body may be left out, but what is sent must be one."""
+    return next((arm for arm in getattr(annotation, "__args__", ()) if arm is not type(None)), annotation)
+
+
 @cache
-def _decoder(shape: Any) -> Callable[[bytes], Any]:
-    return msgspec.json.Decoder(shape).decode
+def _decoder(annotation: Any) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(struct_of(annotation)).decode
 
 
 def decode(body: bytes, shape: Any) -> Any:

@@ -80,7 +80,7 @@ class MarkAllRead(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tru
     status_code=200,
     opt=problems.answers(Read, {200: "How far the caller has read now."}, "not_found", *problems.WITH_BODY),
 )
-async def mark_all_read(request: ApiRequest, data: JSONBody[MarkAllRead] | None = None) -> Reply:
+async def mark_all_read(request: ApiRequest, data: JSONBody[MarkAllRead | None] = None) -> Reply:
     """Mark a conversation as read, up to `upToSeq` or all of it; the body may be left out."""
     up_to_seq = data.up_to_seq if data is not None else None
     params = {"p_conversation_id": given_id(request.path_params["id"], "/id"), "p_up_to_seq": up_to_seq}

@@ -61,8 +61,9 @@ async def page() -> Response[bytes]:
 
 
 @get("/docs/{name:str}")
-async def asset(name: str) -> Response[bytes]:
+async def asset(request: ApiRequest) -> Response[bytes]:
     """Answer one of the three files the page needs."""
+    name = request.path_params["name"]
     if name not in _ASSETS:
         raise Problem("not_found")
     return Response(_asset(name), media_type=_ASSETS[name], headers=_HEADERS)
