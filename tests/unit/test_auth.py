@@ -140,7 +140,8 @@ async def test_expiry_that_is_no_number(exp: Any) -> None:
     "header",
     [
         {"alg": "none"}, {"alg": "None"}, {"alg": ""}, {"alg": None}, {"alg": 7}, {}, {"alg": "HS384"},
-        {"alg": "HS512"},        {"alg": "hs256"}, {"alg": "HS256", "crit": ["exp"]}, {"alg": "HS256", "b64": False, "crit": ["b64"]},
+        {"alg": "HS512"},
+        {"alg": "hs256"}, {"alg": "HS256", "crit": ["exp"]}, {"alg": "HS256", "b64": False, "crit": ["b64"]},
         {"alg": "RS256"}, {"alg": "RS256", "kid": 5}, {"alg": "ES256", "kid": "unknown"},
         {"alg": "PS256", "kid": "rsa"},        {"alg": ["HS256"]}, "HS256", [], None,
     ],
@@ -203,7 +204,8 @@ async def test_key_set_is_bounded() -> None:
     "header",
     [
         None, b"", b"Bearer", b"Bearer ", b"Basic YTpi", b"Bearer a.b", b"Bearer a.b.c", b"Bearer a b c",
-        b"Bearer \xff",        "Bearer é".encode(), b"Bearer " + b"x" * (TOKEN_BYTES_MAX + 1), b"token abc", b"Bearer " + b"." * 5000,
+        b"Bearer \xff",
+        "Bearer é".encode(), b"Bearer " + b"x" * (TOKEN_BYTES_MAX + 1), b"token abc", b"Bearer " + b"." * 5000,
         b"Bearer a.b.c, Bearer d.e.f",
     ],
 )  # fmt: skip

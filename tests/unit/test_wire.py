@@ -81,7 +81,7 @@ def test_pointer_and_sentence(body: bytes, found: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"[" * 10_000, b'{"a":' * 10_000, b'{"body":' + b"[" * 10_000, 
+        b"[" * 10_000, b'{"a":' * 10_000, b'{"body":' + b"[" * 10_000,
         b'{"body":"x","x":' + b"[" * 9_000 + b"]" * 9_000 + b"}",
         b'{"body":"x","limit":' + b"9" * 50_000 + b"}", b'{"body":"x","limit":1e99999}',
         b'{"body":"x","limit":-0.0e-1}',
