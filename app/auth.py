@@ -8,6 +8,7 @@ the early, cheap no, and the name for limits and logs.
 import asyncio
 import hashlib
 import math
+import re
 import time
 import uuid
 from collections import OrderedDict
@@ -32,11 +33,15 @@ _CACHE_COUNT_MAX = 10_000
 _KEYS_FRESH_S = 600.0
 # Also after a failure: whoever invents key ids, or an outage, cannot make us ask more often.
 _KEYS_ASK_AGAIN_S = 30.0
+# While none were ever seen nobody can be let in, so the end of an outage should be noticed soon.
+_KEYS_ASK_FIRST_S = 2.0
 # A project has one or two; each is parsed, so somebody else's list must not be long.
 _KEYS_COUNT_MAX = 32
 # Algorithm by key type, never by what the token says. P-256 is the only curve Supabase signs with.
 _ALGORITHMS = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
 _RSA_BITS_MIN = 2048
+# Base64url and nothing else: decoders pass over foreign characters, which then would travel on in a header.
+_COMPACT = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 class _JsonWebKey(msgspec.Struct):
@@ -76,9 +81,13 @@ class KeySet:
         return self._keys.get(kid)
 
     async def refresh(self) -> bool:
-        """Ask once, however many wait for it and at most every 30 s; whether any keys are known afterwards."""
+        """Ask once, however many wait for it, and at most every 30 s (2 s before the first answer).
+
+        Shape:  whether any keys are known afterwards.
+        """
         async with self._lock:
-            if self._now_s() - self._asked_at_s >= _KEYS_ASK_AGAIN_S:
+            pause_s = _KEYS_ASK_FIRST_S if self._keys is None else _KEYS_ASK_AGAIN_S
+            if self._now_s() - self._asked_at_s >= pause_s:
                 self._asked_at_s = self._now_s()
                 try:
                     keys = _usable_keys(await self._fetch())
@@ -128,7 +137,7 @@ class Verifier:
             raise Problem("unauthenticated", "There is no bearer token.", headers={"www-authenticate": CHALLENGE})
         scheme, _, raw = authorization.partition(b" ")
         raw = raw.strip()
-        if scheme.lower() != b"bearer" or not raw or len(raw) > TOKEN_BYTES_MAX or not raw.isascii():
+        if scheme.lower() != b"bearer" or len(raw) > TOKEN_BYTES_MAX or not _COMPACT.fullmatch(raw):
             raise Problem("unauthenticated")
         digest = hashlib.sha256(raw).digest()
         known = self._callers.get(digest)

@@ -56,6 +56,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if exchange.method == "OPTIONS":
+                    message["headers"] = [(k, _allow(v) if k == b"allow" else v) for k, v in message["headers"]]
                 # The last word on headers: those below replace what a route or the framework may have said.
                 message = {**message, "headers": [*message["headers"], *self._headers(exchange)]}
             await send(message)
@@ -98,6 +100,10 @@ class Edge:
     def _preflight(self, exchange: log.Exchange) -> list[tuple[bytes, bytes]]:
         exchange.route = "preflight"
         return _CORS_ALLOW if exchange.headers.get(b"origin") in self._origins else []
+
+
+def _allow(methods: bytes) -> bytes:
+    return problems.allowed(methods.decode()).encode()
 
 
 async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -27,7 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="Origin of the Supabase project, for example https://abc.supabase.co.")
     ]
     supabase_publishable_key: Annotated[
-        str, Meta(min_length=8, description="Key sent as `apikey`; it identifies the project and opens nothing.")
+        str,
+        Meta(pattern="^[!-~]+\\Z", description="Key sent as `apikey`; it identifies the project and opens nothing."),
     ]
     # Shorter HMAC keys can be guessed offline from any token (RFC 7518, 3.2: at least the hash's 32 bytes).
     supabase_jwt_secret: Annotated[

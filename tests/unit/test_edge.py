@@ -347,6 +347,7 @@ async def test_head_and_options() -> None:
         assert (await client.head(SEND)).status_code == 405
         answer = await client.options(SEND)
         assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
+        assert (await client.options("/health/live")).headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 async def test_crash_is_our_own_fault_and_says_nothing(monkeypatch: pytest.MonkeyPatch, log_lines: Any) -> None:

@@ -81,6 +81,12 @@ def test_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> 
     assert load() == load(LEAST)
 
 
+@pytest.mark.parametrize("key", ["two words", "line\nfeed", "caf\u00e9"])
+def test_key_must_fit_into_a_header(key: str) -> None:
+    with pytest.raises(SettingsError, match="SUPABASE_PUBLISHABLE_KEY is invalid"):
+        load({**LEAST, "SUPABASE_PUBLISHABLE_KEY": key})
+
+
 def test_no_secret_has_a_default() -> None:
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     assert fields["supabase_publishable_key"].required
