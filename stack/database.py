@@ -15,10 +15,10 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
-from stack.console import run
 from stack.keys import Keys
 from stack.places import STACK, SUPABASE, node, supabase_cli
 from stack.postgres import SUPERUSER, Cluster
+from stack.processes import run
 
 DefaultAcl = Literal["new", "old"]
 SQL = STACK / "sql"
@@ -90,6 +90,7 @@ def bootstrap_database(cluster: Cluster, name: str, project: Path, keys: Keys, a
         "The Auth and Storage schema",
         [str(node()), str(STACK / "server.mjs"), "--init-system"],
         log=cluster.log.with_name(f"init-system-{name}.log"),
+        ledger=cluster.ledger,
         cwd=project,
         env=api_environment(keys, cluster.url(name, SUPERUSER), 0),
     )
@@ -120,7 +121,7 @@ def migrate(cluster: Cluster, name: str, project: Path) -> None:
         return  # the CLI wants the history table of a first migration
     argv, environment = cli(["db", "push"], cluster.url(name), project)
     log = cluster.log.with_name(f"migrations-{name}.log")
-    run("Applying the migrations", argv, log=log, cwd=project, env=environment)
+    run("Applying the migrations", argv, log=log, ledger=cluster.ledger, cwd=project, env=environment)
 
 
 def seed(cluster: Cluster, file: Path = SUPABASE / "seed.sql") -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import psycopg
 
-from stack.console import StackError, run
+from stack.console import StackError
 from stack.places import postgres_bin
-from stack.processes import Ledger, Process, end, identity
+from stack.processes import Ledger, Process, end, identity, run
 
 READY_S = 120.0  # crash recovery of a large data directory is part of starting
 START_ATTEMPTS = 3
@@ -111,12 +111,12 @@ class Cluster:
             run(
                 "initdb",
                 [
-                    str(postgres_bin() / "initdb"), "-D", str(draft), "-U", SUPERUSER, "-A", "scram-sha-256",
-                    f"--pwfile={secret}", "-E", "UTF8", *locale, *([] if self.durable else ["--no-sync"]),
+                    *how.prefix, str(postgres_bin() / "initdb"), "-D", str(draft), "-U", SUPERUSER,
+                    "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", *locale, *([] if self.durable else ["--no-sync"]),
                 ],
                 log=self.log.with_name("initdb.log"),
+                ledger=self.ledger,
                 cwd=Path("/"),
-                prefix=how.prefix,
                 **(how.popen or {}),
             )  # fmt: skip
         finally:

