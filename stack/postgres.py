@@ -112,7 +112,8 @@ class Cluster:
                 "initdb",
                 [
                     *how.prefix, str(postgres_bin() / "initdb"), "-D", str(draft), "-U", SUPERUSER,
-                    "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", *locale, *([] if self.durable else ["--no-sync"]),
+                    "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", *locale,
+                    *([] if self.durable else ["--no-sync"]),
                 ],
                 log=self.log.with_name("initdb.log"),
                 ledger=self.ledger,

@@ -35,7 +35,7 @@ def fingerprint(*parts: object) -> str:
 
 def python_packages() -> None:
     """Make .venv hold exactly what requirements.lock says."""
-    stamp, unfinished = VENV / ".stamp", VENV / ".unfinished"
+    stamp, unfinished = VENV / ".stamp", LOCAL / "venv.unfinished"
     want = fingerprint(ROOT / "requirements.lock", sys.version, os.path.realpath(sys.executable))
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == want:
         return
@@ -43,6 +43,7 @@ def python_packages() -> None:
     in_good_shape = (
         PYTHON.exists() and not unfinished.exists() and subprocess.call(has_pip, stdout=subprocess.DEVNULL) == 0
     )
+    unfinished.touch()
     if not in_good_shape:
         try:
             import ensurepip  # noqa: F401  Debian leaves it out of python3 unless python3-venv is installed
@@ -52,8 +53,8 @@ def python_packages() -> None:
                 "This python3 has no venv module: install it (Debian and Ubuntu: apt install python3-venv)."
             )
         run("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], log=LOGS / "venv.log", ledger=LEDGER)
-    unfinished.touch()
-    stamp.unlink() if stamp.exists() else None
+    if stamp.exists():
+        stamp.unlink()
     with step("Installing the Python packages (the first time about half a minute)"):
         run(
             "Installing the Python packages",
