@@ -64,6 +64,12 @@ lock: setup ## Resolve the Python dependencies anew into requirements.lock
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	  --group dev -o requirements.lock pyproject.toml
 
+# A finished .venv is looked after by its own Python; PYTHON is only needed to make it.
 setup: ## Install everything into .venv and stack/node_modules (done by the other targets when needed)
-	@command -v "$(PYTHON)" >/dev/null 2>&1 || { echo "Python 3.11 or newer is needed, and there is no '$(PYTHON)' on the PATH." >&2; exit 1; }
-	@"$(PYTHON)" -B -m stack.setup
+	@python="$(PYTHON)"; \
+	if [ -x .venv/bin/python ] && [ ! -e .local/venv.unfinished ]; then python=.venv/bin/python; fi; \
+	if ! command -v "$$python" >/dev/null 2>&1; then \
+	  echo "Python 3.11 or newer is needed, and there is no '$$python' on the PATH." >&2; exit 1; fi; \
+	if ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  echo "Python 3.11 or newer is needed, and '$$python' is older; name another: make run PYTHON=python3.12" >&2; exit 1; fi; \
+	exec "$$python" -B -m stack.setup

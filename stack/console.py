@@ -1,15 +1,15 @@
 """What the person at the keyboard sees: progress of long steps, and refusals in one clear sentence.
 
-Standard library only and no syntax newer than Python 3.8, because stack/setup.py uses it before anything is installed.
+Standard library only, because stack/setup.py uses it before anything is installed.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 TAIL_LINES = 15
 

@@ -1,8 +1,7 @@
 """The set-up of a checkout: .venv from requirements.lock, stack/node_modules from package-lock.json. Repeatable.
 
-Runs under the system's python3 with the standard library only; no syntax newer than Python 3.8, so that an older one
-gets as far as the sentence that says so. A stamp, written last, makes a finished part a no-op and an interrupted one
-start over.
+Runs with the standard library only: at first under the python3 of the system, later under the one in .venv. A stamp,
+written last, makes a finished part a no-op and an interrupted one start over.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def fingerprint(*parts: object) -> str:
 def python_packages() -> None:
     """Make .venv hold exactly what requirements.lock says."""
     stamp, unfinished = VENV / ".stamp", LOCAL / "venv.unfinished"
-    want = fingerprint(ROOT / "requirements.lock", sys.version, os.path.realpath(sys.executable))
+    want = fingerprint(ROOT / "requirements.lock", sys.version)
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == want:
         return
     has_pip = [str(PYTHON), "-m", "pip", "--version"]
@@ -48,11 +47,12 @@ def python_packages() -> None:
         try:
             import ensurepip  # noqa: F401  Debian leaves it out of python3 unless python3-venv is installed
             import venv  # noqa: F401
-        except ImportError:
+        except ImportError as error:
             raise StackError(
                 "This python3 has no venv module: install it (Debian and Ubuntu: apt install python3-venv)."
-            )
-        run("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], log=LOGS / "venv.log", ledger=LEDGER)
+            ) from error
+        base = getattr(sys, "_base_executable", sys.executable)  # not the one inside the .venv that is cleared
+        run("Making .venv", [base, "-m", "venv", "--clear", str(VENV)], log=LOGS / "venv.log", ledger=LEDGER)
     if stamp.exists():
         stamp.unlink()
     with step("Installing the Python packages (the first time about half a minute)"):
@@ -104,10 +104,6 @@ def npm_packages() -> None:
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):
-        print("stack: Python 3.11 or newer is needed, and python3 is %d.%d." % sys.version_info[:2], file=sys.stderr)
-        print("       Name another one like this: make run PYTHON=python3.12", file=sys.stderr)
-        return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         LOCAL.mkdir(parents=True, exist_ok=True)
