@@ -289,6 +289,23 @@ class TestGSignedUrls:
         assert (put.status_code, put.json()["statusCode"]) == (400, "413")
 
 
+@pytest.fixture
+def es256(cluster: Any, worker: str, supabase_stack: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A second data API on this worker's database, whose Auth signs with the asymmetric key."""
+    monkeypatch.setenv("STACK_JWT_ALG", "ES256")
+    port, keys = free_port(), cluster.keys
+    log = cluster.directory / "log" / f"es256-{worker}.log"
+    api = dataapi.data_api(cluster.cluster, supabase_stack.database, cluster.project, keys, port, log, cluster.ledger)
+    api.start()
+    try:
+        api.wait_until(lambda: dataapi.data_api_ready(port, keys), dataapi.READY_S)
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, headers={"apikey": keys.publishable_key}, timeout=30) as client:
+            yield Project(url, keys.publishable_key, keys.secret_key, client)
+    finally:
+        api.stop()
+
+
 class TestHSessions:
     @pytest.mark.hosted
     def test_claims(self, project):
@@ -314,31 +331,36 @@ class TestHSessions:
         claims = jwt.decode(again.json()["access_token"], options={"verify_signature": False})
         assert claims["iss"] == f"{project.url}/auth/v1"
 
-    def test_es256_on_request(self, cluster, worker, monkeypatch, supabase_stack):
-        """A second data API on the same database that signs with the asymmetric key: every part takes its tokens."""
-        monkeypatch.setenv("STACK_JWT_ALG", "ES256")
+    def test_es256_on_request(self, es256):
+        """Every part takes the tokens that Auth signs with the asymmetric key."""
+        token = es256.sign_up()["access_token"]
+        key = es256.client.get("/auth/v1/.well-known/jwks.json").json()["keys"][0]
+        assert "d" not in key
+        assert jwt.get_unverified_header(token)["kid"] == key["kid"]
+        claims = jwt.decode(token, jwt.PyJWK(key).key, algorithms=["ES256"], audience="authenticated")
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert es256.client.get("/rest/v1/profiles?limit=1", headers=bearer).status_code == 200
+        assert es256.client.get("/auth/v1/user", headers=bearer).json()["id"] == claims["sub"]
+
+    def test_the_service_needs_no_shared_secret(self, es256, cluster, worker):
+        """Our service on a project with asymmetric keys only, as new hosted projects are."""
         port = free_port()
-        log = cluster.directory / "log" / f"es256-{worker}.log"
-        api = dataapi.data_api(
-            cluster.cluster, supabase_stack.database, cluster.project, cluster.keys, port, log, cluster.ledger
-        )
-        api.start()
+        told = {"SUPABASE_URL": es256.url, "SUPABASE_PUBLISHABLE_KEY": es256.publishable_key, "SUPABASE_JWT_SECRET": ""}
+        log = cluster.directory / "log" / f"es256-service-{worker}.log"
+        service = dataapi.service(told, port, log, cluster.ledger)
+        service.start()
         try:
-            api.wait_until(lambda: dataapi.data_api_ready(port, cluster.keys), dataapi.READY_S)
-            headers = {"apikey": cluster.keys.publishable_key}
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:
-                project = Project(str(client.base_url), cluster.keys.publishable_key, "", client)
-                token = project.sign_up()["access_token"]
-                key = client.get("/auth/v1/.well-known/jwks.json").json()["keys"][0]
-                assert "d" not in key
-                assert jwt.get_unverified_header(token)["kid"] == key["kid"]
-                public = jwt.PyJWK(key).key
-                claims = jwt.decode(token, public, algorithms=["ES256"], audience="authenticated")
-                bearer = {"Authorization": f"Bearer {token}"}
-                assert client.get("/rest/v1/profiles?limit=1", headers=bearer).status_code == 200
-                assert client.get("/auth/v1/user", headers=bearer).json()["id"] == claims["sub"]
+            url = f"http://127.0.0.1:{port}"
+            service.wait_until(lambda: dataapi.answers(f"{url}/health/ready"), dataapi.READY_S)
+            session = es256.sign_up()
+            answer = httpx.post(
+                f"{url}/api/messages/conversations",
+                json={"userId": session["user"]["id"]},
+                headers={"Authorization": f"Bearer {session['access_token']}"},
+            )
+            assert (answer.status_code, answer.json()) == (200, {"conversations": [], "total": 0})
         finally:
-            api.stop()
+            service.stop()
 
 
 class TestTheRest:
