@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import tempfile
+import shutil
 import threading
 import time
 import uuid
@@ -29,7 +28,7 @@ from psycopg.rows import dict_row
 from stack import dataapi
 from stack.console import StackError
 from stack.processes import Process, free_port
-from stack.scratch import Attached, Scratch
+from stack.scratch import Attached, Scratch, scratch_directory
 
 CLUSTER_READY_S = 180.0
 
@@ -41,9 +40,9 @@ class Run:
     """The controller's side: builds the cluster in a thread, leaves its address (or its error) in a file."""
 
     def __init__(self) -> None:
-        handle, name = tempfile.mkstemp(prefix="gig-messaging-address-", suffix=".json")
-        os.close(handle)
-        self.address = Path(name)
+        self.directory = scratch_directory()
+        self.address = self.directory / "address.json"
+        self.address.touch(mode=0o600)
         self.scratch: Scratch | None = None
         self.thread = threading.Thread(target=self._build, name="cluster", daemon=True)
         self.thread.start()
@@ -57,6 +56,7 @@ class Run:
         except Exception as error:
             told = {"error": str(error) if isinstance(error, StackError) else repr(error)}
         draft = self.address.with_suffix(".tmp")
+        draft.touch(mode=0o600)
         draft.write_text(json.dumps(told))
         draft.replace(self.address)
 
@@ -64,7 +64,7 @@ class Run:
         self.thread.join(CLUSTER_READY_S)
         if self.scratch:
             self.scratch.close()
-        self.address.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 RUN = pytest.StashKey[Run]()

@@ -17,9 +17,9 @@ from supabase import Client, create_client
 
 
 @pytest.mark.hosted
-def test_supabase_js(supabase_stack):
+def test_supabase_js(project):
     said = subprocess.run(
-        [str(node()), str(Path(__file__).with_name("smoke.mjs")), supabase_stack.url, supabase_stack.publishable_key],
+        [str(node()), str(Path(__file__).with_name("smoke.mjs")), project.url, project.publishable_key],
         capture_output=True,
         text=True,
         timeout=50,
@@ -41,8 +41,8 @@ def signed_in(url: str, key: str, name: str, http: httpx.Client) -> tuple[Client
 # supabase-py itself passes the parameters that its postgrest deprecates.
 @pytest.mark.filterwarnings("ignore:The '(timeout|verify)' parameter is deprecated:DeprecationWarning")
 @pytest.mark.hosted
-def test_supabase_py(supabase_stack):
-    url, key = supabase_stack.url, supabase_stack.publishable_key
+def test_supabase_py(project):
+    url, key = project.url, project.publishable_key
     with httpx.Client(timeout=30) as one, httpx.Client(timeout=30) as other:
         ann, _ = signed_in(url, key, "Ann", one)
         bob, bob_id = signed_in(url, key, "Bob", other)

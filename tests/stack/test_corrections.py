@@ -7,11 +7,9 @@ stand-in and the real thing to the same words; the others make tables of their o
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,37 +20,8 @@ import pytest
 
 from stack import dataapi, demo
 from stack.processes import free_port
+from tests.stack.conftest import Project
 from tests.stack.probe import PROBE_SQL
-
-
-@dataclass(frozen=True)
-class Project:
-    """Whatever answers as Supabase: the stand-in, or a real project named by the environment."""
-
-    url: str
-    publishable_key: str
-    secret_key: str
-    client: httpx.Client
-
-    def sign_up(self) -> dict[str, Any]:
-        answer = self.client.post(
-            "/auth/v1/signup", json={"email": f"{uuid.uuid4()}@example.com", "password": "a-good-password"}
-        )
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-
-@pytest.fixture(scope="module")
-def project(request: pytest.FixtureRequest) -> Iterator[Project]:
-    """The project of SUPABASE_URL when STACK_TEST_HOSTED=1 and its keys are set; otherwise this worker's stand-in."""
-    if os.environ.get("STACK_TEST_HOSTED") == "1":
-        url, key = os.environ["SUPABASE_URL"], os.environ["SUPABASE_PUBLISHABLE_KEY"]
-        secret = os.environ["SUPABASE_SECRET_KEY"]
-    else:
-        stack = request.getfixturevalue("supabase_stack")
-        url, key, secret = stack.url, stack.publishable_key, stack.secret_key
-    with httpx.Client(base_url=url, headers={"apikey": key}, timeout=30) as client:
-        yield Project(url, key, secret, client)
 
 
 @pytest.fixture(scope="module")
