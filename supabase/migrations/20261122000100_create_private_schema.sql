@@ -68,17 +68,21 @@ create table private.settings (
     first_contact_count_max integer not null default 30,
     first_contact_window_s integer not null default 3600,
     anonymous_may_send boolean not null default false,
+    group_size_max integer not null default 64,
+    edit_window_s integer default 86400,
     constraint settings_is_only_row_check check (is_only_row),
     constraint settings_positive_check check (
         least(
             send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s,
-            first_contact_count_max, first_contact_window_s
+            first_contact_count_max, first_contact_window_s, group_size_max, edit_window_s + 1
         ) > 0
     ),
     -- Paces keep one timestamp for each counted event: the bound keeps their rows below one page.
     constraint settings_count_max_check check (
         greatest(send_count_max, new_conversation_count_max, first_contact_count_max) <= 500
-    )
+    ),
+    -- Every write to a group locks the heads of all its members.
+    constraint settings_group_size_max_check check (group_size_max <= 1000)
 );
 revoke all on table private.settings from public, anon, authenticated, service_role;
 comment on table private.settings is 'One row of limits that an administrator changes with update; in force at the next call.';
@@ -91,4 +95,6 @@ comment on column private.settings.first_contact_count_max is
 'Strangers who may write to one person for the first time in any first_contact_window_s seconds.';
 comment on column private.settings.first_contact_window_s is 'Seconds.';
 comment on column private.settings.anonymous_may_send is 'Whether accounts of Supabase anonymous sign-in may write.';
+comment on column private.settings.group_size_max is 'Members of one group, its owner included.';
+comment on column private.settings.edit_window_s is 'Seconds after sending in which an author may edit; 0 forbids edits, null sets no end.';
 insert into private.settings default values;

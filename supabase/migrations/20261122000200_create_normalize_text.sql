@@ -1,7 +1,9 @@
 -- Purpose:   the one definition of what text people may write: messages, names, titles.
--- Consumers: send_message and the sign-up trigger; app/text.py refuses early by the same rules, held equal by a test.
+-- Consumers: every function that takes text from people, and the sign-up trigger; app/text.py refuses early by the same
+--            rules, held equal by a test.
 -- Locks:     none.
--- Undo:      drop function private.normalize_text(text); drop function private.has_long_mark_run(text);
+-- Undo:      drop function private.normalize_line(text); drop function private.normalize_text(text);
+--            drop function private.has_long_mark_run(text);
 set lock_timeout = '4s';
 
 create function private.has_long_mark_run(p_text text)
@@ -82,3 +84,19 @@ comment on function private.normalize_text(text) is
 'Line ends to LF, controls and bidirectional overrides removed, NFC, trimmed. Length is the caller''s business. Null stays null, '
 'and null is the answer for what is too dear to normalise: 255 combining marks in a row, or more than 65,536 code points beyond ASCII.';
 revoke all on function private.normalize_text(text) from public, anon, authenticated, service_role;
+
+create function private.normalize_line(p_text text)
+returns text
+language plpgsql
+immutable
+strict
+parallel safe
+set search_path = ''
+as $$
+begin
+    return regexp_replace(private.normalize_text(p_text), '[ \t\n]+', ' ', 'g');
+end;
+$$;
+comment on function private.normalize_line(text) is
+'The same for names and titles, which are one line: runs of spaces, tabs and line ends become one space. Null stays null.';
+revoke all on function private.normalize_line(text) from public, anon, authenticated, service_role;

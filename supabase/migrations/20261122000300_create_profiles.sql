@@ -14,6 +14,7 @@ create table public.profiles (
     display_name text,
     avatar_url text,
     locale text,
+    search_name text generated always as (private.fold_text(display_name)) stored,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint profiles_pkey primary key (user_id),
@@ -25,11 +26,13 @@ revoke all on table public.profiles from public, anon, authenticated, service_ro
 grant select on table public.profiles to authenticated, service_role;
 alter table public.profiles enable row level security;
 comment on table public.profiles is
-'What others see of a person. Written by the sign-up trigger. No foreign key to auth.users: a missing row renders as a fallback.';
+'What others see of a person. Written by the sign-up trigger and update_profile. No foreign key to auth.users: a missing row '
+'renders as a fallback.';
 comment on column public.profiles.user_id is 'auth.users.id.';
 comment on column public.profiles.display_name is 'Normalised, 1 to 80 code points; null renders as the fallback name.';
 comment on column public.profiles.avatar_url is 'An absolute http(s) URL, at most 2,048 characters.';
 comment on column public.profiles.locale is 'BCP 47 language tag; for the host application''s own use.';
+comment on column public.profiles.search_name is 'display_name folded for searches.';
 comment on column public.profiles.created_at is 'When the row was made.';
 comment on column public.profiles.updated_at is 'When a shown value changed last.';
 
@@ -90,9 +93,8 @@ as $$
             from (
                 select
                     k.ordinal,
-                    private.normalize_text(left(
-                        regexp_replace(private.normalize_text(p_metadata ->> k.key), '[\t\n]+', ' ', 'g'), 80
-                    )) as name
+                    -- Cut before as well as after: a name of megabytes is not worth normalising.
+                    private.normalize_line(left(private.normalize_line(left(p_metadata ->> k.key, 200)), 80)) as name
                 from unnest(array['display_name', 'full_name', 'name']) with ordinality as k (key, ordinal)
                 where jsonb_typeof(p_metadata -> k.key) = 'string'
             ) as t

@@ -10,6 +10,7 @@ create table public.conversations (
     kind text not null,
     gig_id uuid,
     title text,
+    search_title text generated always as (private.fold_text(title)) stored,
     created_by uuid not null,
     direct_low uuid,
     direct_high uuid,
@@ -23,8 +24,9 @@ create table public.conversations (
     constraint conversations_pkey primary key (id),
     constraint conversations_kind_check check (
         (kind = 'direct' and direct_low is not null and direct_high is not null and direct_low < direct_high and title is null)
-        or (kind = 'group' and direct_low is null and direct_high is null)
+        or (kind = 'group' and direct_low is null and direct_high is null and title is not null)
     ),
+    constraint conversations_title_check check (char_length(title) between 1 and 120),
     constraint conversations_seq_check check (first_seq between 1 and last_seq + 1 and event_seq >= last_seq)
 );
 revoke all on table public.conversations from public, anon, authenticated, service_role;
@@ -35,6 +37,10 @@ alter table public.conversations enable row level security;
 create unique index conversations_direct_low_direct_high_gig_id_key
 on public.conversations (direct_low, direct_high, gig_id) nulls not distinct
 where kind = 'direct';
+
+-- The conversations of one person about one gig; a change of a conversation touches no indexed column, so these cost a send nothing.
+create index conversations_gig_id_direct_low_idx on public.conversations (gig_id, direct_low) where gig_id is not null;
+create index conversations_gig_id_direct_high_idx on public.conversations (gig_id, direct_high) where gig_id is not null;
 
 -- The planner's row estimates (Prefer: count=planned) are made from statistics of all rows, not only of readable ones:
 -- without statistics they cannot tell an outsider how much a person or a gig is talked to.
@@ -48,7 +54,8 @@ comment on table public.conversations is 'A direct conversation of two people (p
 comment on column public.conversations.id is 'Time-ordered UUID.';
 comment on column public.conversations.kind is 'direct or group.';
 comment on column public.conversations.gig_id is 'A row the host application owns; see private.gig_allows. Null: not about a gig.';
-comment on column public.conversations.title is 'Groups only.';
+comment on column public.conversations.title is 'Groups only: normalised, 1 to 120 code points.';
+comment on column public.conversations.search_title is 'title folded for searches.';
 comment on column public.conversations.created_by is 'Who wrote first or made the group.';
 comment on column public.conversations.direct_low is 'The smaller of the two people''s ids; null in groups.';
 comment on column public.conversations.direct_high is 'The larger of the two people''s ids; null in groups.';
@@ -78,6 +85,8 @@ create table public.conversation_members (
     marked_unread boolean not null default false,
     last_activity_at timestamptz not null default clock_timestamp(),
     changed_position bigint not null default 0,
+    is_archived boolean not null generated always as (archived_at is not null) stored,
+    is_pinned boolean not null generated always as (pinned_at is not null) stored,
     constraint conversation_members_pkey primary key (conversation_id, user_id),
     constraint conversation_members_conversation_id_fkey
     foreign key (conversation_id) references public.conversations (id) on delete restrict,
@@ -91,20 +100,15 @@ grant select on table public.conversation_members to authenticated, service_role
 alter table public.conversation_members enable row level security;
 alter table public.conversation_members alter column user_id set statistics 0;
 
--- The inbox, in its order, one index range per page.
-create index conversation_members_inbox_idx
-on public.conversation_members (user_id, (pinned_at is not null) desc, last_activity_at desc, conversation_id desc)
-where left_at is null and archived_at is null;
+-- The inbox and the archive, each in its order, one index range per page. Also "who am I with", which policies ask.
+create index conversation_members_inbox_idx on public.conversation_members (
+    user_id, is_archived, is_pinned desc, last_activity_at desc, conversation_id desc
+) where left_at is null;
 
--- Who am I with: policies ask this for every statement.
-create index conversation_members_user_id_idx
-on public.conversation_members (user_id, conversation_id) include (visible_from_seq)
-where left_at is null;
-
--- The badge: only conversations with something unread are in it.
-create index conversation_members_unread_idx
-on public.conversation_members (user_id) include (unread_count, muted_until)
-where left_at is null and archived_at is null and unread_count > 0;
+-- The badge, and the inbox filtered by unread: only conversations with something unread are in it.
+create index conversation_members_unread_idx on public.conversation_members (
+    user_id, is_archived, is_pinned desc, last_activity_at desc, conversation_id desc
+) include (unread_count, muted_until) where left_at is null and (unread_count > 0 or marked_unread);
 
 comment on table public.conversation_members is
 'One row per person and conversation: watermarks, unread, and the person''s own arrangement. Written by functions only.';
@@ -125,6 +129,8 @@ comment on column public.conversation_members.muted_until is 'Muted until then.'
 comment on column public.conversation_members.pinned_at is 'Set while pinned.';
 comment on column public.conversation_members.marked_unread is 'The person''s own mark; reading clears it.';
 comment on column public.conversation_members.last_activity_at is 'Sort key of the inbox: time of the newest message, or of joining.';
+comment on column public.conversation_members.is_archived is 'archived_at is set; for indexes.';
+comment on column public.conversation_members.is_pinned is 'pinned_at is set; for indexes.';
 comment on column public.conversation_members.changed_position is 'Position of the newest change this person can see; see private.heads.';
 
 create function private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid)

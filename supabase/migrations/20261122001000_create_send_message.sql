@@ -5,7 +5,8 @@
 -- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid);
 --            drop function private.send_message(text, uuid, uuid, uuid, uuid);
 --            drop function private.open_direct(uuid, uuid, uuid, private.settings);
---            drop function private.find_direct(uuid, uuid, uuid); drop function private.require_caller();
+--            drop function private.find_direct(uuid, uuid, uuid); drop function private.require_writer(uuid, private.settings);
+--            drop function private.require_caller();
 set lock_timeout = '4s';
 
 create function private.require_caller()
@@ -26,6 +27,25 @@ $$;
 comment on function private.require_caller() is
 'The caller''s id from the verified token; raises PT401 unauthenticated without one.';
 revoke all on function private.require_caller() from public, anon, authenticated, service_role;
+
+create function private.require_writer(p_me uuid, p_settings private.settings)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    if
+        not private.account_is_active(p_me)
+        or (not p_settings.anonymous_may_send and exists (select 1 from auth.users as u where u.id = p_me and u.is_anonymous))
+    then
+        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
+    end if;
+end;
+$$;
+comment on function private.require_writer(uuid, private.settings) is
+'Raises PT403 account_unavailable unless the account exists, is not banned, and is not anonymous (or the settings allow that).';
+revoke all on function private.require_writer(uuid, private.settings) from public, anon, authenticated, service_role;
 
 create function private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid)
 returns uuid
@@ -137,12 +157,7 @@ begin
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
     v_sent_at := private.lock_pace(v_me, 'send');
     select s.* into v_settings from private.settings as s;
-    if
-        not private.account_is_active(v_me)
-        or (not v_settings.anonymous_may_send and exists (select 1 from auth.users as u where u.id = v_me and u.is_anonymous))
-    then
-        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
-    end if;
+    perform private.require_writer(v_me, v_settings);
 
     if p_conversation_id is null then
         v_conversation_id := private.find_direct(v_me, p_to_user_id, p_gig_id);

@@ -32,8 +32,8 @@ begin
                 from (
                     select m.conversation_id
                     from public.conversation_members as m
-                    where m.user_id = v_me and m.left_at is null and m.archived_at is null
-                    order by (m.pinned_at is not null) desc, m.last_activity_at desc, m.conversation_id desc
+                    where m.user_id = v_me and m.left_at is null and not m.is_archived
+                    order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
                     limit p_limit offset p_offset
                 ) as m
             ) as m
@@ -41,7 +41,7 @@ begin
         'total', (
             select count(*)
             from public.conversation_members as m
-            where m.user_id = v_me and m.left_at is null and m.archived_at is null
+            where m.user_id = v_me and m.left_at is null and not m.is_archived
         )
     );
 end;

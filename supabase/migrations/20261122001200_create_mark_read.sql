@@ -3,7 +3,8 @@
 -- Locks:     none on existing tables. At run time: the conversation, heads by user id, members; none when nothing changes.
 -- Undo:      drop function public.mark_all_read(uuid, bigint); drop function private.mark_all_read(uuid, bigint);
 --            drop function public.mark_read(uuid); drop function private.mark_read(uuid);
---            drop function private.read_up_to(uuid, uuid, bigint); drop function private.unread_count(uuid, uuid, bigint);
+--            drop function private.read_up_to(uuid, uuid, bigint); drop function private.unread_totals(uuid);
+--            drop function private.unread_count(uuid, uuid, bigint);
 set lock_timeout = '4s';
 
 create function private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint)
@@ -27,6 +28,29 @@ $$;
 comment on function private.unread_count(uuid, uuid, bigint) is
 'The definition of unread: visible messages of others above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)).';
 revoke all on function private.unread_count(uuid, uuid, bigint) from public, anon, authenticated, service_role;
+
+create function private.unread_totals(p_user_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return (
+        select jsonb_build_object('messages', coalesce(sum(m.unread_count), 0), 'conversations', count(*))
+        from public.conversation_members as m
+        where
+            m.user_id = p_user_id
+            and m.left_at is null
+            and not m.is_archived
+            and (m.unread_count > 0 or m.marked_unread)
+            and (m.muted_until is null or m.muted_until <= now())
+    );
+end;
+$$;
+comment on function private.unread_totals(uuid) is
+'The badge, {messages, conversations}: what is unread or marked so, without muted and archived conversations.';
+revoke all on function private.unread_totals(uuid) from public, anon, authenticated, service_role;
 
 create function private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint)
 returns jsonb
@@ -91,16 +115,7 @@ begin
             'lastDeliveredSeq', greatest(v_me.last_read_seq, v_me.shared_delivered_seq)
         ),
         'unreadCount', v_me.unread_count,
-        'unreadTotal', (
-            select coalesce(sum(m.unread_count), 0)
-            from public.conversation_members as m
-            where
-                m.user_id = p_user_id
-                and m.left_at is null
-                and m.archived_at is null
-                and m.unread_count > 0
-                and (m.muted_until is null or m.muted_until <= now())
-        )
+        'unreadTotal', private.unread_totals(p_user_id) -> 'messages'
     );
 end;
 $$;

@@ -23,7 +23,7 @@ def acting(conn: psycopg.Connection[Any], user_id: str | UUID | None) -> Iterato
         conn.execute("reset role")
 
 
-def call(conn: psycopg.Connection[Any], user_id: str | UUID | None, function: str, **params: Any) -> Any:
+def call(conn: psycopg.Connection[Any], user_id: str | UUID | None, function: str, /, **params: Any) -> Any:
     """Call public.<function> with named arguments p_<name> as this person; answers its one value."""
     arguments = sql.SQL(", ").join(
         sql.SQL("{} => {}").format(sql.Identifier(f"p_{name}"), sql.Placeholder()) for name in params

@@ -2,12 +2,15 @@
 
 import json
 import re
+import uuid
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.sql.rpc import acting, call
 
-GROWING = ("messages", "conversations", "conversation_members", "profiles", "send_keys", "heads", "paces", "users")
+GROWING = ("messages", "conversations", "conversation_members", "profiles", "send_keys", "heads", "paces",
+           "group_keys", "message_versions", "users")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,23 @@ def test_no_function_scans_a_growing_table(crowd):
         call(conn, person, "get_conversation", conversation_id=place)
         call(conn, person, "send_message", body="x", conversation_id=place)
         call(conn, person, "mark_all_read", conversation_id=place, up_to_seq=2)
+        call(conn, person, "list_inbox", limit=50)
+        call(conn, person, "list_inbox", limit=5, unread=True)
+        call(conn, person, "list_inbox", gig_id=uuid.UUID(int=1))
+        call(conn, person, "list_inbox", with_user_id=quiet if person == busy else busy)
+        call(conn, person, "list_inbox", q="nobody is called this")
+        for where in ({}, {"before": 3}, {"after": 1}, {"around": 2}):
+            call(conn, person, "list_messages", conversation_id=place, limit=3, **where)
+        call(conn, person, "list_members", conversation_id=place)
+        call(conn, person, "update_conversation", conversation_id=place, changes=Jsonb({"pinned": False}))
+        call(conn, person, "unread_counts")
+        call(conn, person, "get_profile")
+        made = call(conn, person, "create_group", title="x", member_ids=[busy, quiet])["conversation"]["id"]
+        sent = call(conn, person, "send_message", body="x", conversation_id=made)["message"]["id"]
+        call(conn, person, "edit_message", message_id=sent, body="y")
+        call(conn, person, "message_history", message_id=sent)
+        call(conn, person, "delete_message", message_id=sent)
+        call(conn, person, "remove_member", conversation_id=made, user_id=person)
     call(conn, busy, "mark_read", message_id=message)
     call(conn, quiet, "send_message", body="x", to_user_id=busy)
     conn.execute("reset plan_cache_mode")

@@ -22,7 +22,7 @@ def profile(db, user_id):
     ("metadata", "expected"),
     [
         ({"display_name": "Ann"}, ("Ann", None)),
-        ({"full_name": " Ann\r\n  Smith ", "name": "no"}, ("Ann   Smith", None)),
+        ({"full_name": " Ann\r\n  Smith ", "name": "no"}, ("Ann Smith", None)),
         ({"name": "\u202eevil"}, ("evil", None)),
         ({"name": "x" * 500, "avatar_url": "https://example.com/a.png"}, ("x" * 80, "https://example.com/a.png")),
         ({"name": "x" * 79 + " y"}, ("x" * 79, None)),

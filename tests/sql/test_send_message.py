@@ -161,7 +161,9 @@ class TestText:
         db.execute("set statement_timeout = '2s'")
         for number in (200, 4000, 100_000):
             with refused(400, "validation_failed"):
-                call(db, ann.id, "send_message", body="a" + f"\u0301{between}\u0323{between}" * number, to_user_id=bob.id)
+                call(
+                    db, ann.id, "send_message", body="a" + f"\u0301{between}\u0323{between}" * number, to_user_id=bob.id
+                )
         stacked = "a" + "\u0323\u0301" * 100
         assert call(db, ann.id, "send_message", body=stacked, to_user_id=bob.id)["created"]
 

@@ -1,0 +1,138 @@
+-- Purpose:   a person's own arrangement of a conversation (archive, pin, mute, mark unread), and a group's title.
+-- Consumers: PATCH /api/messages/conversations/{id}; direct callers of the same RPC.
+-- Locks:     none on existing tables. At run time: the conversation, heads by user id, members.
+-- Undo:      drop function public.update_conversation(uuid, jsonb); drop function private.update_conversation(uuid, jsonb);
+--            drop function private.check_members(jsonb, jsonb);
+set lock_timeout = '4s';
+
+create function private.check_members(p_object jsonb, p_types jsonb)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+    v_name text;
+begin
+    if jsonb_typeof(p_object) is distinct from 'object' then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The changes must be a JSON object.', hint = '';
+    end if;
+    select o.key into v_name
+    from jsonb_each(p_object) as o (key, value)
+    where not coalesce(p_types -> o.key ? jsonb_typeof(o.value), false)
+    order by o.key
+    limit 1;
+    if found then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'There is no such member, or its value has another type.',
+            hint = '/' || left(regexp_replace(v_name, '[^A-Za-z0-9_]', '', 'g'), 100);
+    end if;
+end;
+$$;
+comment on function private.check_members(jsonb, jsonb) is
+'Raises PT400 validation_failed unless p_object is an object with members of p_types only, {name: [JSON types]}.';
+revoke all on function private.check_members(jsonb, jsonb) from public, anon, authenticated, service_role;
+
+create function private.update_conversation(p_conversation_id uuid, p_changes jsonb)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_conversation public.conversations;
+    v_role text;
+    v_title constant text := private.normalize_line(p_changes ->> 'title');
+    v_muted_until timestamptz;
+    v_concerned uuid[] := array[v_me];
+    v_position bigint;
+    v_now timestamptz;
+begin
+    perform private.check_members(p_changes, '{
+        "archived": ["boolean"], "pinned": ["boolean"], "markedUnread": ["boolean"], "mutedUntil": ["string", "null"],
+        "title": ["string"]
+    }');
+    if p_changes ? 'title' and coalesce(char_length(v_title), 0) not between 1 and 120 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The title must have 1 to 120 characters after normalisation.', hint = '/title';
+    end if;
+    if p_changes ->> 'mutedUntil' is not null then
+        if p_changes ->> 'mutedUntil' !~ '^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$' then
+            raise sqlstate 'PT400' using
+                message = 'validation_failed', detail = 'mutedUntil must be an RFC 3339 time or null.', hint = '/mutedUntil';
+        end if;
+        v_muted_until := (p_changes ->> 'mutedUntil')::timestamptz;
+    end if;
+
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = p_conversation_id and exists (
+        select 1
+        from public.conversation_members as m
+        where m.conversation_id = c.id and m.user_id = v_me and m.left_at is null
+    )
+    for no key update;
+    -- Asked again under the lock: the membership may have ended while we waited.
+    select m.role into v_role
+    from public.conversation_members as m
+    where m.conversation_id = v_conversation.id and m.user_id = v_me and m.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    if p_changes ? 'title' then
+        if v_conversation.kind <> 'group' then
+            raise sqlstate 'PT422' using message = 'not_a_group', detail = 'Only a group has a title and members to manage.';
+        end if;
+        if v_role not in ('owner', 'admin') then
+            raise sqlstate 'PT403' using message = 'forbidden', detail = 'Only owners and admins may change the title.';
+        end if;
+        select array_agg(m.user_id) into v_concerned
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.left_at is null;
+    end if;
+
+    v_position := private.lock_heads(v_concerned, v_conversation.position);
+    v_now := clock_timestamp();
+    if p_changes ? 'title' then
+        update public.conversations as c
+        set title = v_title, event_seq = c.event_seq + 1, position = v_position
+        where c.id = p_conversation_id;
+    end if;
+    update public.conversation_members as m
+    set changed_position = v_position
+    where m.conversation_id = p_conversation_id and m.user_id = any(v_concerned) and m.left_at is null;
+    update public.conversation_members as m
+    set
+        archived_at = case (p_changes ->> 'archived')::boolean
+            when true then coalesce(m.archived_at, v_now) when false then null else m.archived_at
+        end,
+        pinned_at = case (p_changes ->> 'pinned')::boolean
+            when true then coalesce(m.pinned_at, v_now) when false then null else m.pinned_at
+        end,
+        muted_until = case when p_changes ? 'mutedUntil' then nullif(greatest(v_muted_until, v_now), v_now) else m.muted_until end,
+        marked_unread = coalesce((p_changes ->> 'markedUnread')::boolean, m.marked_unread)
+    where m.conversation_id = p_conversation_id and m.user_id = v_me;
+    return jsonb_build_object('conversation', private.conversation_json(v_me, p_conversation_id));
+end;
+$$;
+comment on function private.update_conversation(uuid, jsonb) is
+'Definer, because no API role may write our tables; acts for auth.uid() only. See public.update_conversation.';
+revoke all on function private.update_conversation(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function private.update_conversation(uuid, jsonb) to authenticated;
+
+create function public.update_conversation(p_conversation_id uuid default null, p_changes jsonb default '{}')
+returns jsonb
+language sql
+volatile
+security invoker
+set search_path = ''
+return private.update_conversation(p_conversation_id, p_changes);
+comment on function public.update_conversation(uuid, jsonb) is
+'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a '
+'group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, '
+'PT403 forbidden, PT404 not_found, PT422 not_a_group.';
+revoke all on function public.update_conversation(uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.update_conversation(uuid, jsonb) to authenticated;

@@ -1,0 +1,261 @@
+-- Purpose:   authors edit and delete their messages; earlier versions are kept.
+-- Consumers: PATCH and DELETE /api/messages/{id}, GET /api/messages/{id}/history; direct callers of the same RPCs.
+-- Locks:     none on existing tables. At run time: the conversation, heads by user id, the message and members.
+-- Undo:      drop function public.message_history(uuid); drop function private.message_history(uuid);
+--            drop function public.delete_message(uuid); drop function private.delete_message(uuid);
+--            drop function public.edit_message(uuid, text); drop function private.edit_message(uuid, text);
+--            drop function private.replace_body(public.messages, text); drop function private.lock_own_message(uuid, uuid);
+--            drop table private.message_versions;
+set lock_timeout = '4s';
+
+create table private.message_versions (
+    message_id uuid not null,
+    version integer not null,
+    body text not null,
+    replaced_at timestamptz not null,
+    constraint message_versions_pkey primary key (message_id, version)
+);
+revoke all on table private.message_versions from public, anon, authenticated, service_role;
+comment on table private.message_versions is 'What a message said before each edit and before its deletion. Outlives the message.';
+comment on column private.message_versions.message_id is 'public.messages.id; no foreign key.';
+comment on column private.message_versions.version is '1 is the text as it was sent.';
+comment on column private.message_versions.body is 'The text of this version.';
+comment on column private.message_versions.replaced_at is 'When the next version, or the deletion, took its place.';
+
+create function private.lock_own_message(p_me uuid, p_message_id uuid)
+returns public.messages
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_message public.messages;
+begin
+    select m.* into v_message
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = p_me and me.left_at is null and me.visible_from_seq <= m.seq;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    if v_message.from_user_id <> p_me then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Only its author may change a message.';
+    end if;
+    perform 1 from public.conversations as c where c.id = v_message.conversation_id for no key update;
+    -- As it is under the lock; every change of a message takes it first.
+    select m.* into v_message
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = p_me and me.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    return v_message;
+end;
+$$;
+comment on function private.lock_own_message(uuid, uuid) is
+'Locks the conversation of the caller''s own message and returns the message. Raises PT403 forbidden, PT404 not_found.';
+revoke all on function private.lock_own_message(uuid, uuid) from public, anon, authenticated, service_role;
+
+create function private.replace_body(p_message public.messages, p_body text)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_position bigint;
+    v_event_seq bigint;
+    v_now timestamptz;
+begin
+    select private.lock_heads(array(
+        select m.user_id
+        from public.conversation_members as m
+        where m.conversation_id = p_message.conversation_id and m.left_at is null
+    ), c.position) into v_position
+    from public.conversations as c
+    where c.id = p_message.conversation_id;
+    v_now := clock_timestamp();
+
+    insert into private.message_versions (message_id, version, body, replaced_at)
+    select p_message.id, count(*) + 1, p_message.body, v_now
+    from private.message_versions as v
+    where v.message_id = p_message.id;
+    update public.conversations as c
+    set event_seq = c.event_seq + 1, position = v_position
+    where c.id = p_message.conversation_id
+    returning c.event_seq into v_event_seq;
+    update public.messages as m
+    set
+        body = p_body,
+        state = case when p_body is null then 'deleted' else m.state end,
+        edited_at = case when p_body is null then m.edited_at else v_now end,
+        deleted_at = case when p_body is null then v_now end,
+        event_seq = v_event_seq,
+        changed_position = v_position
+    where m.id = p_message.id;
+    update public.conversation_members as m
+    set
+        changed_position = v_position,
+        -- A deleted message was counted by whoever had not read it.
+        unread_count = m.unread_count - (
+            p_body is null and m.user_id <> p_message.from_user_id
+            and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
+        )::integer
+    where m.conversation_id = p_message.conversation_id and m.left_at is null;
+end;
+$$;
+comment on function private.replace_body(public.messages, text) is
+'Writes another text to a visible message of a locked conversation, or null to delete it, and keeps the one before.';
+revoke all on function private.replace_body(public.messages, text) from public, anon, authenticated, service_role;
+
+create function private.edit_message(p_message_id uuid, p_body text)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_body constant text := private.normalize_text(p_body);
+    v_message public.messages;
+    v_settings private.settings;
+begin
+    if v_body is null or char_length(v_body) not between 1 and 4000 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
+    end if;
+    select s.* into v_settings from private.settings as s;
+    perform private.require_writer(v_me, v_settings);
+    v_message := private.lock_own_message(v_me, p_message_id);
+    if v_message.state <> 'visible' then
+        raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted message cannot be edited.';
+    end if;
+    -- The same text again changes nothing, so a retry is answered even when the window has closed meanwhile.
+    if v_message.body <> v_body then
+        if v_message.created_at + make_interval(secs => v_settings.edit_window_s) <= clock_timestamp() then
+            raise sqlstate 'PT422' using
+                message = 'edit_window_closed',
+                detail = format('A message can be edited for %s seconds.', v_settings.edit_window_s);
+        end if;
+        perform private.replace_body(v_message, v_body);
+    end if;
+    return jsonb_build_object(
+        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+    );
+end;
+$$;
+comment on function private.edit_message(uuid, text) is
+'Definer, because no API role may write our tables; acts for auth.uid() only. See public.edit_message.';
+revoke all on function private.edit_message(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function private.edit_message(uuid, text) to authenticated;
+
+create function public.edit_message(p_message_id uuid default null, p_body text default null)
+returns jsonb
+language sql
+volatile
+security invoker
+set search_path = ''
+return private.edit_message(p_message_id, p_body);
+comment on function public.edit_message(uuid, text) is
+'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or '
+'account_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed.';
+revoke all on function public.edit_message(uuid, text) from public, anon, authenticated, service_role;
+grant execute on function public.edit_message(uuid, text) to authenticated;
+
+create function private.delete_message(p_message_id uuid)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_message constant public.messages := private.lock_own_message(v_me, p_message_id);
+begin
+    if v_message.state = 'visible' then
+        perform private.replace_body(v_message, null);
+    end if;
+    return jsonb_build_object(
+        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+    );
+end;
+$$;
+comment on function private.delete_message(uuid) is
+'Definer, because no API role may write our tables; acts for auth.uid() only. See public.delete_message.';
+revoke all on function private.delete_message(uuid) from public, anon, authenticated, service_role;
+grant execute on function private.delete_message(uuid) to authenticated;
+
+create function public.delete_message(p_message_id uuid default null)
+returns jsonb
+language sql
+volatile
+security invoker
+set search_path = ''
+return private.delete_message(p_message_id);
+comment on function public.delete_message(uuid) is
+'Deletes the caller''s own message for everybody; a tombstone without text stays, so seq has no gap: {message}. A repeat changes nothing. '
+'Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found.';
+revoke all on function public.delete_message(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.delete_message(uuid) to authenticated;
+
+create function private.message_history(p_message_id uuid)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_message public.messages;
+begin
+    select m.* into v_message
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = v_me and me.left_at is null and me.visible_from_seq <= m.seq;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    -- What was deleted or hidden is so in all its versions.
+    return jsonb_build_object('versions', coalesce((
+        select jsonb_agg(
+            jsonb_build_object('version', t.version, 'body', t.body, 'createdAt', private.iso_time(t.created_at))
+            order by t.version
+        )
+        from (
+            select
+                row_number() over (order by b.replaced_at) as version,
+                b.body,
+                coalesce(lag(b.replaced_at) over (order by b.replaced_at), v_message.created_at) as created_at
+            from (
+                select v.body, v.replaced_at
+                from private.message_versions as v
+                where v.message_id = p_message_id
+                union all
+                select v_message.body as body, 'infinity'::timestamptz as replaced_at
+            ) as b
+        ) as t
+        where v_message.state = 'visible'
+    ), '[]'::jsonb));
+end;
+$$;
+comment on function private.message_history(uuid) is
+'Definer, because versions are private; reads for auth.uid() only. See public.message_history.';
+revoke all on function private.message_history(uuid) from public, anon, authenticated, service_role;
+grant execute on function private.message_history(uuid) to authenticated;
+
+create function public.message_history(p_message_id uuid default null)
+returns jsonb
+language sql
+stable
+security invoker
+set search_path = ''
+return private.message_history(p_message_id);
+comment on function public.message_history(uuid) is
+'All texts a visible message has had, oldest first, the last one in force: {versions}; none for a deleted or hidden one. Raises '
+'PT401 unauthenticated, PT404 not_found.';
+revoke all on function public.message_history(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.message_history(uuid) to authenticated;

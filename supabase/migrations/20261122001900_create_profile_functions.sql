@@ -1,0 +1,136 @@
+-- Purpose:   people read and edit their own profile.
+-- Consumers: GET and PATCH /api/profile; direct callers of the same RPCs.
+-- Locks:     none on existing tables.
+-- Undo:      drop function public.update_profile(jsonb); drop function private.update_profile(jsonb);
+--            drop function public.get_profile(); drop function private.get_profile();
+--            drop function private.own_profile_json(uuid); drop function private.avatar_url_is_allowed(uuid, text);
+set lock_timeout = '4s';
+
+create function private.own_profile_json(p_user_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
+        'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id)
+    ));
+end;
+$$;
+comment on function private.own_profile_json(uuid) is '{profile}: Profile and what only its owner sees.';
+revoke all on function private.own_profile_json(uuid) from public, anon, authenticated, service_role;
+
+create function private.get_profile()
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+    return private.own_profile_json(private.require_caller());
+end;
+$$;
+comment on function private.get_profile() is
+'Definer, because private.own_profile_json takes any person; reads for auth.uid() only. See public.get_profile.';
+revoke all on function private.get_profile() from public, anon, authenticated, service_role;
+grant execute on function private.get_profile() to authenticated;
+
+create function public.get_profile()
+returns jsonb
+language sql
+stable
+security invoker
+set search_path = ''
+return private.get_profile();
+comment on function public.get_profile() is 'The caller''s own profile, {profile}: Profile and locale. Raises PT401 unauthenticated.';
+revoke all on function public.get_profile() from public, anon, authenticated, service_role;
+grant execute on function public.get_profile() to authenticated;
+
+create function private.avatar_url_is_allowed(p_user_id uuid, p_url text)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    if char_length(p_url) > 2048 or p_url !~ '^https?://[^/?#@\s\\]+(/[!-~]*)?$' then
+        return false;
+    end if;
+    -- An object of one's own in the bucket, which on a development machine is served by plain http; it must be there.
+    if p_url ~ '^https?://[^/]+/storage/v1/object/public/avatars/' then
+        return exists (
+            select 1
+            from storage.objects as o
+            where
+                o.bucket_id = 'avatars'
+                and o.name = substring(p_url from '/storage/v1/object/public/avatars/([^?#]+)')
+                and split_part(o.name, '/', 1) = p_user_id::text
+        );
+    end if;
+    return p_url ~ '^https://';
+end;
+$$;
+comment on function private.avatar_url_is_allowed(uuid, text) is
+'Whether this is an https URL in ASCII, or the public URL of an object of that person''s own in the bucket avatars.';
+revoke all on function private.avatar_url_is_allowed(uuid, text) from public, anon, authenticated, service_role;
+
+create function private.update_profile(p_changes jsonb)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_name constant text := private.normalize_line(p_changes ->> 'displayName');
+begin
+    perform private.check_members(p_changes, '{
+        "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"]
+    }');
+    if p_changes ? 'displayName' and coalesce(char_length(v_name), 0) not between 1 and 80 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The name must have 1 to 80 characters after normalisation.',
+            hint = '/displayName';
+    end if;
+    if not private.avatar_url_is_allowed(v_me, p_changes ->> 'avatarUrl') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The picture must be an https URL or an object of your own in Storage.',
+            hint = '/avatarUrl';
+    end if;
+    if p_changes ->> 'locale' !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$' or length(p_changes ->> 'locale') > 35 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
+    end if;
+    if not private.account_is_active(v_me) then
+        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
+    end if;
+    insert into public.profiles as p (user_id, display_name, avatar_url, locale)
+    values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
+    on conflict (user_id) do update set
+        display_name = case when p_changes ? 'displayName' then excluded.display_name else p.display_name end,
+        avatar_url = case when p_changes ? 'avatarUrl' then excluded.avatar_url else p.avatar_url end,
+        locale = case when p_changes ? 'locale' then excluded.locale else p.locale end,
+        updated_at = clock_timestamp();
+    return private.own_profile_json(v_me);
+end;
+$$;
+comment on function private.update_profile(jsonb) is
+'Definer, because no API role may write our tables; acts for auth.uid() only. See public.update_profile.';
+revoke all on function private.update_profile(jsonb) from public, anon, authenticated, service_role;
+grant execute on function private.update_profile(jsonb) to authenticated;
+
+create function public.update_profile(p_changes jsonb default '{}')
+returns jsonb
+language sql
+volatile
+security invoker
+set search_path = ''
+return private.update_profile(p_changes);
+comment on function public.update_profile(jsonb) is
+'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: '
+'{profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable.';
+revoke all on function public.update_profile(jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.update_profile(jsonb) to authenticated;
