@@ -20,6 +20,7 @@ def create_app(config: Settings) -> Edge:
     """Build the ASGI application; nothing is connected before its lifespan starts."""
     supabase = Supabase(config)
     keys = KeySet(supabase.key_set)
+    admission = Admission(config, Verifier(config, keys))
 
     async def probe() -> str | None:
         why = await supabase.why_not()
@@ -35,9 +36,8 @@ def create_app(config: Settings) -> Edge:
 
     app = Litestar(
         route_handlers=[
-            Router(
-                "/api/messages", route_handlers=routes.API, before_request=Admission(config, Verifier(config, keys))
-            ),
+            Router("/api/messages", route_handlers=routes.MESSAGES, before_request=admission),
+            Router("/api/profile", route_handlers=routes.PROFILE, before_request=admission),
             *routes.SERVICE,
         ],
         exception_handlers={Exception: handle},

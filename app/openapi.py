@@ -4,6 +4,7 @@ Written from the route handlers and msgspec's own schemas instead of Litestar's 
 headers, invent a 400 of its own, and describe the shapes a second time.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -112,9 +113,13 @@ def _operation(path: str, handler: HTTPRouteHandler, ref_of: dict[Any, Any]) -> 
 def _parameters(path: str, handler: HTTPRouteHandler) -> list[dict[str, Any]]:
     given_id = {"type": "string", "format": "uuid"}
     parameters: list[dict[str, Any]] = []
-    if "{id}" in path:
-        about = "A UUID; anything else is 400 `validation_failed` with the pointer `/id`."
-        parameters.append({"name": "id", "in": "path", "required": True, "description": about, "schema": given_id})
+    for name in re.findall(r"{(\w+)}", path):
+        about = f"A UUID; anything else is 400 `validation_failed` with the pointer `/{name}`."
+        parameters.append({"name": name, "in": "path", "required": True, "description": about, "schema": given_id})
+    if (query := handler.opt.get("query")) is not None:
+        for name, schema in msgspec.json.schema(query)["$defs"][query.__name__]["properties"].items():
+            about = schema.pop("description", "")
+            parameters.append({"name": name, "in": "query", "required": False, "description": about, "schema": schema})
     for name, about in handler.opt.get("headers", {}).items():
         parameters.append({"name": name, "in": "header", "required": False, "description": about, "schema": given_id})
     return parameters

@@ -30,6 +30,8 @@ class Kind(NamedTuple):
 CATALOGUE: dict[str, Kind] = {
     "validation_failed": Kind(
         400, "The request has the wrong shape.", "`errors` points at the first thing that is wrong.", "never"),
+    "cursor_invalid": Kind(
+        400, "This cursor cannot be used.", "It is not one of ours; begin again without a cursor.", "never"),
     "unauthenticated": Kind(
         401, "A valid access token is needed.", "There is no bearer token, or it is not valid here.", "never"),
     "token_expired": Kind(
@@ -48,6 +50,8 @@ CATALOGUE: dict[str, Kind] = {
         408, "The request took too long to arrive.", "The body was not complete in time.", "sameKey"),
     "idempotency_conflict": Kind(
         409, "This key was used for something else.", "The same `clientMessageId` came with other content.", "never"),
+    "message_deleted": Kind(
+        409, "The message was deleted.", "A deleted message cannot be edited.", "never"),
     "conflict": Kind(
         409, "Something else changed at the same time.", "The same request may well succeed now.", "sameKey"),
     "payload_too_large": Kind(
@@ -56,6 +60,12 @@ CATALOGUE: dict[str, Kind] = {
         415, "The body must be JSON.", "Send `application/json` in UTF-8, without a content encoding.", "never"),
     "recipient_mismatch": Kind(
         422, "Conversation and recipient do not match.", "`toUserId` or `gigId` belongs to another one.", "never"),
+    "not_a_group": Kind(
+        422, "This is not a group.", "Only a group has a title and members to manage.", "never"),
+    "group_full": Kind(
+        422, "The group is full.", "It would have more members than the limit allows.", "never"),
+    "edit_window_closed": Kind(
+        422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
     "rate_limited": Kind(
         429, "Too many requests.", "Wait `retryAfterS` seconds; repeating a send that arrived costs nothing.", "after"),
     "internal_error": Kind(

@@ -20,6 +20,9 @@ Time = Annotated[
         examples=["2026-03-01T09:30:00.123456Z"],
     ),
 ]
+Limit = Annotated[int, Meta(ge=1, le=100, description="How many at the most.")]
+Cursor = Annotated[str, Meta(description="`nextCursor` of the page before.", max_length=200)]
+NextCursor = Annotated[str | None, Meta(description="Null on the last page.")]
 # Positions in JavaScript stay exact below 2^53.
 Seq = Annotated[int, Meta(description="Position in the conversation, contiguous from 1.")]
 
@@ -93,3 +96,9 @@ class Read(Struct, frozen=True, rename="camel"):
     receipt: Receipt
     unread_count: Annotated[int, Meta(description="Unread messages left in this conversation.")]
     unread_total: Annotated[int, Meta(description="Unread messages left in all conversations.")]
+
+
+class OneConversation(Struct, frozen=True):
+    """One conversation as a row of the inbox."""
+
+    conversation: Conversation

@@ -5,7 +5,8 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Request
@@ -15,6 +16,8 @@ from litestar.types import Receive, Scope, Send
 from app import log
 from app.problems import Problem
 from app.supabase import Caller, Supabase
+
+T = TypeVar("T")
 
 # 4,000 characters are at most 16 kB of UTF-8, or 48 kB as JSON escapes; then the other members.
 BODY_BYTES_MAX = 64 * 1024
@@ -54,6 +57,26 @@ class ApiRequest(Request[Caller, Any, State]):
         """The door out."""
         door: Supabase = self.scope["litestar_app"].state["supabase"]
         return door
+
+    def asked(self, shape: type[T]) -> T:
+        """The query parameters as a struct; unknown ones are ignored, as links collect them on their way.
+
+        Errors: Problem validation_failed that points at the parameter.
+        """
+        try:
+            pairs = parse_qsl(self.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=100)
+        except ValueError:
+            raise Problem("validation_failed", "The query is not valid UTF-8, or too long.", pointer="") from None
+        names = {field.encode_name for field in msgspec.structs.fields(shape)}  # type: ignore[arg-type]
+        known = [(name, value) for name, value in pairs if name in names]
+        for name, _ in known:
+            if sum(name == other for other, _ in known) > 1:
+                raise Problem("validation_failed", "This parameter is given twice.", pointer=f"/{name}")
+        try:
+            return msgspec.convert(dict(known), shape, strict=False)
+        except msgspec.ValidationError as error:
+            pointer, detail = _explain(str(error))
+            raise Problem("validation_failed", detail, pointer=pointer) from None
 
     async def body(self) -> bytes:
         """The whole body, at most 64 KiB.

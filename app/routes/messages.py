@@ -1,15 +1,15 @@
-"""Messages: send one, mark as read up to one."""
+"""Messages: send, edit and delete one, what it said before, mark as read up to one; and the badge."""
 
 import uuid
 from typing import Annotated
 
-from litestar import patch, post
+from litestar import delete, get, patch, post
 from litestar.params import JSONBody
 from msgspec import Meta, Struct
 
 from app import limits, log, problems, text
 from app.problems import Problem
-from app.shapes import Conversation, GivenId, Message, Read
+from app.shapes import Conversation, GivenId, Message, Read, Time
 from app.wire import ApiRequest, Reply, given_id
 
 
@@ -120,3 +120,90 @@ async def mark_read(request: ApiRequest) -> Reply:
     params = {"p_message_id": given_id(request.path_params["id"], "/id")}
     # Reading up to a message twice reads no further than once.
     return Reply(await request.supabase.rpc("mark_read", params, request.user, Read, repeatable=True))
+
+
+class EditMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """The new text."""
+
+    body: Annotated[
+        str,
+        Meta(description="As for a new message.", extra_json_schema={"minLength": 1}),
+    ]
+
+
+class OneMessage(Struct, frozen=True):
+    """The message as it is now."""
+
+    message: Message
+
+
+@patch(
+    "/{id:str}",
+    operation_id="editMessage",
+    status_code=200,
+    opt=problems.answers(
+        OneMessage,
+        {200: "The message as it is now."},
+        "not_found",
+        "message_deleted",
+        "edit_window_closed",
+        *problems.WITH_BODY,
+    ),
+)
+async def edit_message(data: JSONBody[EditMessage], request: ApiRequest) -> Reply:
+    """Replace the text of one's own message; what it said before stays readable."""
+    if why := text.refusal(data.body):
+        raise Problem("validation_failed", why, pointer="/body")
+    params = {"p_message_id": given_id(request.path_params["id"], "/id"), "p_body": data.body.replace("\x00", "")}
+    # The same text again changes nothing.
+    return Reply(await request.supabase.rpc("edit_message", params, request.user, OneMessage, repeatable=True))
+
+
+@delete(
+    "/{id:str}",
+    operation_id="deleteMessage",
+    status_code=200,
+    opt=problems.answers(OneMessage, {200: "The tombstone."}, "not_found"),
+)
+async def delete_message(request: ApiRequest) -> Reply:
+    """Delete one's own message for everybody; a tombstone keeps its place."""
+    params = {"p_message_id": given_id(request.path_params["id"], "/id")}
+    return Reply(await request.supabase.rpc("delete_message", params, request.user, OneMessage, repeatable=True))
+
+
+class Version(Struct, frozen=True, rename="camel"):
+    """One text a message has had."""
+
+    version: Annotated[int, Meta(description="1 is the text as it was sent.")]
+    body: str
+    created_at: Time
+
+
+class Versions(Struct, frozen=True):
+    """All of them, the last one in force; none for a deleted or hidden message."""
+
+    versions: list[Version]
+
+
+@get(
+    "/{id:str}/history",
+    operation_id="messageHistory",
+    opt=problems.answers(Versions, {200: "What the message has said."}, "not_found"),
+)
+async def message_history(request: ApiRequest) -> Reply:
+    """Read all texts a message has had."""
+    params = {"p_message_id": given_id(request.path_params["id"], "/id")}
+    return Reply(await request.supabase.rpc("message_history", params, request.user, Versions, repeatable=True))
+
+
+class UnreadCounts(Struct, frozen=True):
+    """The badge; muted and archived conversations do not count."""
+
+    messages: int
+    conversations: Annotated[int, Meta(description="With something unread, or marked so.")]
+
+
+@get("/unread", operation_id="unreadCounts", opt=problems.answers(UnreadCounts, {200: "The badge."}))
+async def unread_counts(request: ApiRequest) -> Reply:
+    """Count what is unread."""
+    return Reply(await request.supabase.rpc("unread_counts", {}, request.user, UnreadCounts, repeatable=True))

@@ -1,0 +1,57 @@
+"""One's own profile."""
+
+from typing import Annotated
+
+from litestar import get, patch
+from litestar.params import JSONBody
+from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
+
+from app import problems
+from app.shapes import Profile
+from app.wire import ApiRequest, Reply
+
+
+class OwnProfile(Profile, frozen=True, rename="camel"):
+    """The card, and what only its owner sees."""
+
+    locale: Annotated[str | None, Meta(description="BCP 47 language tag.")]
+
+
+class ProfileAnswer(Struct, frozen=True):
+    """One's own profile."""
+
+    profile: OwnProfile
+
+
+@get("/", operation_id="getProfile", opt=problems.answers(ProfileAnswer, {200: "The caller's own profile."}))
+async def get_profile(request: ApiRequest) -> Reply:
+    """Read one's own profile."""
+    return Reply(await request.supabase.rpc("get_profile", {}, request.user, ProfileAnswer, repeatable=True))
+
+
+class UpdateProfile(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What to change; what is left out stays."""
+
+    display_name: Annotated[
+        Annotated[str, Meta(min_length=1)] | UnsetType,
+        Meta(description="1 to 80 code points on one line, after normalisation."),
+    ] = UNSET
+    avatar_url: Annotated[
+        Annotated[str, Meta(max_length=2048)] | UnsetType | None,
+        Meta(description="An https URL, the public URL of one's own object in the bucket `avatars`, or null."),
+    ] = UNSET
+    locale: Annotated[
+        Annotated[str, Meta(max_length=35)] | UnsetType | None, Meta(description="BCP 47 language tag, or null.")
+    ] = UNSET
+
+
+@patch(
+    "/",
+    operation_id="updateProfile",
+    status_code=200,
+    opt=problems.answers(ProfileAnswer, {200: "The profile as it is now."}, *problems.WITH_BODY),
+)
+async def update_profile(data: JSONBody[UpdateProfile], request: ApiRequest) -> Reply:
+    """Change one's own profile."""
+    params = {"p_changes": to_builtins(data)}
+    return Reply(await request.supabase.rpc("update_profile", params, request.user, ProfileAnswer, repeatable=True))
