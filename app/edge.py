@@ -16,6 +16,7 @@ from app import limits, log, problems
 from app.auth import Verifier
 from app.problems import Problem
 from app.settings import Settings
+from app.shared_limits import SharedBuckets
 
 _ALWAYS = [
     (b"cache-control", b"private, no-store"),
@@ -115,8 +116,9 @@ async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], 
 class Admission:
     """Token, then pace: the `before_request` of the API's router."""
 
-    def __init__(self, settings: Settings, verifier: Verifier) -> None:
+    def __init__(self, settings: Settings, verifier: Verifier, shared: SharedBuckets | None) -> None:
         self._verifier = verifier
+        self._shared = shared
         self._people = limits.Limiter("person", settings.person_requests_per_minute)
         self._strangers = limits.Limiter("address", settings.anonymous_requests_per_minute)
         self._addresses = limits.ClientAddresses(settings.trusted_proxies)
@@ -129,10 +131,10 @@ class Admission:
         try:
             caller = await self._verifier.caller(exchange.headers.get(b"authorization"))
         except Problem:
-            self._take(self._strangers, self._address(request, exchange), exchange)
+            await self._take(self._strangers, self._address(request, exchange), exchange)
             raise
         exchange.caller_id = caller.id
-        self._take(self._people, caller.id, exchange)
+        await self._take(self._people, caller.id, exchange)
         request.scope["user"] = caller
 
     def _address(self, request: Request[Any, Any, Any], exchange: log.Exchange) -> str:
@@ -140,9 +142,9 @@ class Admission:
         forwarded = exchange.headers.get(b"x-forwarded-for")
         return self._addresses.key(client[0] if client else None, forwarded.decode("latin-1") if forwarded else None)
 
-    @staticmethod
-    def _take(limiter: limits.Limiter, key: str, exchange: log.Exchange) -> None:
-        verdict = limiter.take(key, time.monotonic())
+    async def _take(self, limiter: limits.Limiter, key: str, exchange: log.Exchange) -> None:
+        now_s = time.monotonic()
+        verdict = await self._shared.take(limiter, key, now_s) if self._shared else limiter.take(key, now_s)
         exchange.pace = (limiter.policy, limits.item(limiter.name, verdict.remaining, verdict.reset_s))
         if not verdict.allowed:
             detail = f"At most {limiter.quota} requests in 60 seconds."

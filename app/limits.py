@@ -36,7 +36,7 @@ class Limiter:
         self.name = name
         self.quota = quota
         self.policy = f'"{name}";q={quota};w={_WINDOW_S}'
-        self._per_s = quota / _WINDOW_S
+        self.per_s = quota / _WINDOW_S
         self._count_max = buckets_count_max
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -47,7 +47,7 @@ class Limiter:
         Errors: none; a full table forgets its oldest bucket.
         """
         level, at_s = self._buckets.get(key, (float(self.quota), now_s))
-        level = min(float(self.quota), level + (now_s - at_s) * self._per_s)
+        level = min(float(self.quota), level + (now_s - at_s) * self.per_s)
         allowed = level >= 1.0
         if allowed:
             level -= 1.0
@@ -55,8 +55,12 @@ class Limiter:
         self._buckets.move_to_end(key)
         if len(self._buckets) > self._count_max:
             self._buckets.popitem(last=False)
-        reset_s = math.ceil((self.quota - level) / self._per_s)
-        return Verdict(allowed, int(level), reset_s, 0 if allowed else max(1, math.ceil((1.0 - level) / self._per_s)))
+        return self.verdict(allowed, level)
+
+    def verdict(self, allowed: bool, level: float) -> Verdict:
+        """What a bucket says that holds `level` requests afterwards."""
+        reset_s = math.ceil((self.quota - level) / self.per_s)
+        return Verdict(allowed, int(level), reset_s, 0 if allowed else max(1, math.ceil((1.0 - level) / self.per_s)))
 
 
 def item(name: str, remaining: int, reset_s: int) -> str:

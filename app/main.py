@@ -12,6 +12,7 @@ from app.auth import KeySet, Verifier
 from app.edge import Admission, Edge, handle
 from app.routes.health import Readiness
 from app.settings import Settings
+from app.shared_limits import SharedBuckets
 from app.supabase import Supabase
 from app.wire import ApiRequest
 
@@ -20,7 +21,8 @@ def create_app(config: Settings) -> Edge:
     """Build the ASGI application; nothing is connected before its lifespan starts."""
     supabase = Supabase(config)
     keys = KeySet(supabase.key_set)
-    admission = Admission(config, Verifier(config, keys))
+    shared = SharedBuckets(config.redis_url) if config.redis_url else None
+    admission = Admission(config, Verifier(config, keys), shared)
 
     async def probe() -> str | None:
         why = await supabase.why_not()
@@ -33,6 +35,8 @@ def create_app(config: Settings) -> Edge:
         supabase.open()
         yield
         await supabase.close()
+        if shared is not None:
+            await shared.close()
 
     app = Litestar(
         route_handlers=[

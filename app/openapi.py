@@ -69,7 +69,8 @@ def document(app: Litestar) -> dict[str, Any]:
         "info": {"title": "Messages", "version": __version__, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
         "tags": [{"name": "messages"}, {"name": "service"}],
-        "paths": paths,
+        # Litestar keeps the methods of a path in a set.
+        "paths": {path: dict(sorted(operations.items())) for path, operations in sorted(paths.items())},
         "components": {
             "schemas": components,
             "securitySchemes": {

@@ -65,6 +65,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream_concurrency_max: Annotated[
         int, Meta(ge=1, le=10_000, description="Requests to Supabase under way at once; the next one is answered 503.")
     ] = 100
+    redis_url: Annotated[
+        str | None,
+        Meta(
+            description="Redis or Valkey that all copies of the service share the edge limiter in. Default: each its own."
+        ),
+    ] = None
     host: Annotated[str, Meta(description="Address that `python -m app serve` listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port that `python -m app serve` listens on.")] = 8000
 
