@@ -45,13 +45,17 @@ _BY_STATUS = {
 
 def document(app: Litestar) -> dict[str, Any]:
     """The document of an application, as plain JSON values."""
-    handlers = [
-        (route.path_format, handler)
-        for route in app.routes
-        if isinstance(route, HTTPRoute)
-        for handler in route.route_handlers
-        if handler.operation_id is not None
-    ]
+    # Litestar keeps the handlers of a path in a set, so they are put in order.
+    handlers = sorted(
+        (
+            (route.path_format, handler)
+            for route in app.routes
+            if isinstance(route, HTTPRoute)
+            for handler in route.route_handlers
+            if handler.operation_id is not None
+        ),
+        key=lambda pair: (pair[0], sorted(pair[1].http_methods)),
+    )
     shapes: list[Any] = [ProblemDocument]
     for _, handler in handlers:
         shapes += [answer.shape for answer in _answers(handler).values() if answer.shape is not None]
@@ -69,8 +73,7 @@ def document(app: Litestar) -> dict[str, Any]:
         "info": {"title": "Messages", "version": __version__, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
         "tags": [{"name": "messages"}, {"name": "service"}],
-        # Litestar keeps the methods of a path in a set.
-        "paths": {path: dict(sorted(operations.items())) for path, operations in sorted(paths.items())},
+        "paths": paths,
         "components": {
             "schemas": components,
             "securitySchemes": {

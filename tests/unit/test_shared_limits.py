@@ -94,7 +94,7 @@ async def test_fails_open_says_so_once_and_comes_back(redis, port, monkeypatch):
     assert answers == [True, True, True, False, False], "the copy's own bucket is still a shield"
     assert [line["event"] for line in lines] == ["shared_limits_unavailable"]
     assert "ann" not in str(lines)
-    subprocess_again = subprocess.Popen(redis.args, stdout=subprocess.DEVNULL)
+    again = await asyncio.create_subprocess_exec(*redis.args, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 10
         while not (await shared.take(limiter, "ann", time.monotonic())).allowed:
@@ -102,8 +102,8 @@ async def test_fails_open_says_so_once_and_comes_back(redis, port, monkeypatch):
             await asyncio.sleep(0.05)
     finally:
         await shared.close()
-        subprocess_again.kill()
-        subprocess_again.wait(10)
+        again.kill()
+        await again.wait()
 
 
 async def test_an_address_that_swallows_everything_costs_a_moment_once():
