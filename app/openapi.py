@@ -17,6 +17,8 @@ from app.problems import Answer, ProblemDocument
 from app.wire import struct_of
 
 _REF = "#/components/schemas/{name}"
+# What recurs is written once, under components, and referenced: the document stays short enough to be read.
+Components = dict[str, dict[str, Any]]
 _DESCRIPTION = """In-app messaging. Every request to `/api` carries the caller's own Supabase access token.
 
 Errors are `application/problem+json` with a stable `code`. A send is safe to repeat with the same `clientMessageId`."""
@@ -43,6 +45,13 @@ _BY_STATUS = {
 }
 
 
+def _written_once(components: Components, kind: str, name: str, value: Any) -> dict[str, Any]:
+    """Put a part under components and answer the reference to it."""
+    if components.setdefault(kind, {}).setdefault(name, value) != value:
+        raise ValueError(f"two {kind} are called {name}")
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
 def document(app: Litestar) -> dict[str, Any]:
     """The document of an application, as plain JSON values."""
     # Litestar keeps the handlers of a path in a set, so they are put in order.
@@ -62,12 +71,13 @@ def document(app: Litestar) -> dict[str, Any]:
         if handler.parsed_data_field is not None:
             shapes.append(struct_of(handler.parsed_data_field.annotation))
     shapes = list(dict.fromkeys(shapes))
-    refs, components = msgspec.json.schema_components(shapes, ref_template=_REF)
+    refs, schemas = msgspec.json.schema_components(shapes, ref_template=_REF)
     ref_of = dict(zip(shapes, refs, strict=True))
+    components: Components = {"schemas": schemas}
     paths: dict[str, Any] = {}
     for path, handler in handlers:
         for method in sorted(handler.http_methods):
-            paths.setdefault(path, {})[method.lower()] = _operation(path, handler, ref_of)
+            paths.setdefault(path, {})[method.lower()] = _operation(path, handler, ref_of, components)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Messages", "version": __version__, "description": _DESCRIPTION},
@@ -75,7 +85,7 @@ def document(app: Litestar) -> dict[str, Any]:
         "tags": [{"name": "messages"}, {"name": "service"}],
         "paths": paths,
         "components": {
-            "schemas": components,
+            **components,
             "securitySchemes": {
                 "bearerAuth": {
                     "type": "http",
@@ -93,7 +103,7 @@ def _answers(handler: HTTPRouteHandler) -> dict[int, Answer]:
     return answers
 
 
-def _operation(path: str, handler: HTTPRouteHandler, ref_of: dict[Any, Any]) -> dict[str, Any]:
+def _operation(path: str, handler: HTTPRouteHandler, ref_of: dict[Any, Any], components: Components) -> dict[str, Any]:
     is_api = path.startswith("/api/")
     text = (handler.fn.__doc__ or "").strip()
     operation: dict[str, Any] = {
@@ -101,7 +111,10 @@ def _operation(path: str, handler: HTTPRouteHandler, ref_of: dict[Any, Any]) -> 
         "summary": text,
         "tags": ["messages" if is_api else "service"],
         "security": [{"bearerAuth": []}] if is_api else [],
-        "responses": {str(s): _response(s, a, ref_of, is_api) for s, a in sorted(_answers(handler).items())},
+        "responses": {
+            str(status): _response(status, answer, ref_of, components, is_api)
+            for status, answer in sorted(_answers(handler).items())
+        },
     }
     if parameters := _parameters(path, handler):
         operation["parameters"] = parameters
@@ -123,22 +136,45 @@ def _parameters(path: str, handler: HTTPRouteHandler) -> list[dict[str, Any]]:
     if (query := handler.opt.get("query")) is not None:
         for name, schema in msgspec.json.schema(query)["$defs"][query.__name__]["properties"].items():
             about = schema.pop("description", "")
-            parameters.append({"name": name, "in": "query", "required": False, "description": about, "schema": schema})
+            parameters.append(
+                {"name": name, "in": "query", "required": False, "description": about, "schema": _not_null(schema)}
+            )
     for name, about in handler.opt.get("headers", {}).items():
         parameters.append({"name": name, "in": "header", "required": False, "description": about, "schema": given_id})
     return parameters
 
 
-def _response(status: int, answer: Answer, ref_of: dict[Any, Any], is_api: bool) -> dict[str, Any]:
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a query parameter, which is left out where a member of a body could be null."""
+    arms = [arm for arm in schema.get("anyOf", ()) if arm != {"type": "null"}]
+    rest = {key: value for key, value in schema.items() if key != "anyOf" and (key, value) != ("default", None)}
+    return {**arms[0], **rest} if len(arms) == 1 else schema
+
+
+def _response(
+    status: int, answer: Answer, ref_of: dict[Any, Any], components: Components, is_api: bool
+) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": ref_of[answer.shape] if answer.shape is not None else {}}
     if answer.codes:
         only = {"properties": {"status": {"const": status}, "code": {"enum": list(answer.codes)}}}
         content["schema"] = {"allOf": [content["schema"], only]}
         content["examples"] = {
-            code: {"summary": problems.CATALOGUE[code].title, "value": problems.example(code)} for code in answer.codes
+            code: _written_once(
+                components,
+                "examples",
+                code,
+                {"summary": problems.CATALOGUE[code].title, "value": problems.example(code)},
+            )
+            for code in answer.codes
         }
-    return {
+    headers = _EVERYWHERE | (_PACED if is_api else {}) | _BY_STATUS.get(status, {})
+    response = {
         "description": answer.description,
-        "headers": _EVERYWHERE | (_PACED if is_api else {}) | _BY_STATUS.get(status, {}),
+        "headers": {name: _written_once(components, "headers", name, header) for name, header in headers.items()},
         "content": {answer.media_type: content},
     }
+    if not answer.codes:
+        return response
+    # Named by what it can carry.
+    name = "Or".join("".join(word.capitalize() for word in code.split("_")) for code in answer.codes)
+    return _written_once(components, "responses", name, response)

@@ -25,6 +25,16 @@ _PROBLEM = {"$ref": "urn:openapi#/components/schemas/ProblemDocument"}
 _EVERYWHERE = ("x-request-id", "cache-control", "x-content-type-options", "server-timing")
 
 
+def _resolved(part: dict[str, Any]) -> dict[str, Any]:
+    """The part itself, or what it refers to under components."""
+    if "$ref" not in part:
+        return part
+    found: dict[str, Any] = DOCUMENT
+    for step in part["$ref"].removeprefix("#/").split("/"):
+        found = found[step]
+    return found
+
+
 def check(response: httpx.Response) -> None:
     """Raise AssertionError when this answer is not one the document announces."""
     response.read()
@@ -42,7 +52,9 @@ def check(response: httpx.Response) -> None:
         return
     announced = operation["responses"].get(str(response.status_code))
     assert announced, f"{name}: the document does not announce {response.status_code}"
-    for header, told in announced["headers"].items():
+    announced = _resolved(announced)
+    for header, reference in announced["headers"].items():
+        told = _resolved(reference)
         values = response.headers.get_list(header)
         assert values or not told["required"], f"{name}: {header} is missing"
         for value in values:

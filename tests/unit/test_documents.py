@@ -20,6 +20,14 @@ OPERATIONS = {
 }
 
 
+def resolved(part: dict[str, Any]) -> dict[str, Any]:
+    """The part itself, or what it refers to under components."""
+    found: Any = DOCUMENT
+    for step in part["$ref"].removeprefix("#/").split("/") if "$ref" in part else ():
+        found = found[step]
+    return part if found is DOCUMENT else found
+
+
 @pytest.mark.parametrize("name", ["openapi.json", "errors.md", "settings.md"])
 def test_committed_document_is_the_generated_one(name: str) -> None:
     assert Path(f"docs/{name}").read_text() == command.document(name.split(".", maxsplit=1)[0]), (
@@ -71,13 +79,15 @@ def test_send_answers_exactly_these() -> None:
 def test_every_problem_is_in_the_catalogue_under_its_status(name: str) -> None:
     _, path, operation = OPERATIONS[name]
     assert operation["security"] == ([{"bearerAuth": []}] if path.startswith("/api/") else [])
-    for status, response in operation["responses"].items():
+    for status, answer in operation["responses"].items():
+        response = resolved(answer)
         assert {"X-Request-Id", "Cache-Control", "X-Content-Type-Options"} <= response["headers"].keys()
         if int(status) < 400:
             continue
         content = response["content"]["application/problem+json"]
         codes = content["schema"]["allOf"][1]["properties"]["code"]["enum"]
         assert codes == list(content["examples"])
+        assert codes == [resolved(example)["value"]["code"] for example in content["examples"].values()]
         assert all(CATALOGUE[code].status == int(status) for code in codes)
         assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
         assert ("WWW-Authenticate" in response["headers"]) == (status == "401")
