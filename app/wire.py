@@ -23,6 +23,8 @@ T = TypeVar("T")
 BODY_BYTES_MAX = 64 * 1024
 # A phone on a bad line sends 64 KiB in a few seconds; a connection that drips holds memory for nothing.
 BODY_TIMEOUT_S = 10.0
+# Ours are seven at the most; links collect some more on their way.
+_PARAMETERS_COUNT_MAX = 100
 
 # The two spellings msgspec has for where something is wrong.
 _AT = re.compile(r" - at `(?:key in )?\$(.*?)`$")
@@ -64,19 +66,28 @@ class ApiRequest(Request[Caller, Any, State]):
         Errors: Problem validation_failed that points at the parameter.
         """
         try:
-            pairs = parse_qsl(self.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=100)
+            query = self.scope["query_string"].decode()
+            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_PARAMETERS_COUNT_MAX, errors="strict")
         except ValueError:
             raise Problem("validation_failed", "The query is not valid UTF-8, or too long.", pointer="") from None
-        names = {field.encode_name for field in msgspec.structs.fields(shape)}  # type: ignore[arg-type]
-        known = [(name, value) for name, value in pairs if name in names]
-        for name, _ in known:
-            if sum(name == other for other, _ in known) > 1:
+        names = {field.encode_name: field.name for field in msgspec.structs.fields(shape)}  # type: ignore[arg-type]
+        known: dict[str, str] = {}
+        for name, value in pairs:
+            if name in known:
                 raise Problem("validation_failed", "This parameter is given twice.", pointer=f"/{name}")
+            if name in names:
+                # As in text: PostgreSQL cannot hold NUL, and normalisation would remove it anyway.
+                known[name] = value.replace("\x00", "")
         try:
-            return msgspec.convert(dict(known), shape, strict=False)
+            asked = msgspec.convert(known, shape, strict=False)
         except msgspec.ValidationError as error:
             pointer, detail = _explain(str(error))
             raise Problem("validation_failed", detail, pointer=pointer) from None
+        for name in known:
+            # msgspec takes the word null for None; a link that says so was put together wrongly.
+            if getattr(asked, names[name]) is None:
+                raise Problem("validation_failed", "A parameter without a value is left out.", pointer=f"/{name}")
+        return asked
 
     async def body(self) -> bytes:
         """The whole body, at most 64 KiB.
@@ -183,6 +194,12 @@ def _explain(message: str) -> tuple[str, str]:
 def _escape(name: str) -> str:
     # A name is the client's own text: bounded, and free of what a terminal or a log viewer might obey.
     return "".join(c if c.isprintable() else "?" for c in name[:100]).replace("~", "~0").replace("/", "~1")
+
+
+def changes(data: msgspec.Struct) -> dict[str, Any]:
+    """What the body of a PATCH names, by the names of the wire; NUL goes, as JSON can carry it and jsonb cannot."""
+    named: dict[str, Any] = msgspec.to_builtins(data)
+    return {name: value.replace("\x00", "") if isinstance(value, str) else value for name, value in named.items()}
 
 
 def given_id(text: str, pointer: str) -> str:

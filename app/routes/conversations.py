@@ -1,16 +1,16 @@
 """Conversations: the inbox, one conversation, its history, reading all of it, and one's own arrangement of it."""
 
-from datetime import datetime
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from litestar import get, patch, post
 from litestar.params import JSONBody
-from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app import problems
 from app.problems import Problem
 from app.shapes import Conversation, Cursor, GivenId, Limit, Message, NextCursor, OneConversation, Read, Receipt
-from app.wire import ApiRequest, Reply, given_id
+from app.wire import ApiRequest, Reply, changes, given_id
 
 
 class ListConversations(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -128,7 +128,7 @@ async def list_inbox(request: ApiRequest) -> Reply:
         "p_archived": asked.archived,
         "p_gig_id": asked.gig_id,
         "p_with_user_id": asked.with_user_id,
-        "p_q": asked.q.replace("\x00", "") if asked.q else None,
+        "p_q": asked.q,
     }
     return Reply(await request.supabase.rpc("list_inbox", params, request.user, Inbox, repeatable=True))
 
@@ -197,10 +197,16 @@ class UpdateConversation(Struct, frozen=True, rename="camel", forbid_unknown_fie
 )
 async def update_conversation(data: JSONBody[UpdateConversation], request: ApiRequest) -> Reply:
     """Archive, pin, mute or mark as unread for oneself; rename a group."""
-    params = {
+    params: dict[str, Any] = {
         "p_conversation_id": given_id(request.path_params["id"], "/id"),
-        "p_changes": to_builtins(data),
+        "p_changes": changes(data),
     }
+    if isinstance(data.muted_until, datetime):
+        try:
+            # One form for SQL: offsets of more than 16 hours are RFC 3339, and PostgreSQL refuses them.
+            params["p_changes"]["mutedUntil"] = data.muted_until.astimezone(UTC).isoformat()
+        except OverflowError:
+            raise Problem("validation_failed", "The time is out of range.", pointer="/mutedUntil") from None
     # Everything named is set, not toggled.
     changed = await request.supabase.rpc("update_conversation", params, request.user, OneConversation, repeatable=True)
     return Reply(changed)

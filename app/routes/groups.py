@@ -52,7 +52,7 @@ async def create_group(data: JSONBody[CreateGroup], request: ApiRequest) -> Repl
         "p_title": data.title.replace("\x00", ""),
         "p_member_ids": data.member_ids,
         "p_gig_id": data.gig_id,
-        "p_client_group_id": given_id(key.decode("latin-1"), "/Idempotency-Key") if key else str(uuid.uuid4()),
+        "p_client_group_id": str(uuid.uuid4()) if key is None else given_id(key.decode("latin-1"), "/Idempotency-Key"),
     }
     made = await request.supabase.rpc("create_group", params, request.user, _Created, repeatable=True)
     return Reply(OneConversation(made.conversation), 201 if made.created else 200)

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from litestar import get, patch
 from litestar.params import JSONBody
-from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app import problems
 from app.shapes import Profile
-from app.wire import ApiRequest, Reply
+from app.wire import ApiRequest, Reply, changes
 
 
 class OwnProfile(Profile, frozen=True, rename="camel"):
@@ -53,5 +53,5 @@ class UpdateProfile(Struct, frozen=True, rename="camel", forbid_unknown_fields=T
 )
 async def update_profile(data: JSONBody[UpdateProfile], request: ApiRequest) -> Reply:
     """Change one's own profile."""
-    params = {"p_changes": to_builtins(data)}
+    params = {"p_changes": changes(data)}
     return Reply(await request.supabase.rpc("update_profile", params, request.user, ProfileAnswer, repeatable=True))

@@ -59,7 +59,7 @@ def test_content_encoding(http: Any, person: Any, refused: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/messages/nope", "/health", "/docs/nope", "/schema", "/.env", "/%00", "/%ff"]
+    "path", ["/", "/api", "/api/nope", "/api/messages", "/api/messages/x/y/z", "/health", "/docs/nope", "/schema", "/.env", "/%00", "/%ff"]
 )
 def test_unknown_path(http: Any, refused: Any, path: str) -> None:
     refused(http.get(path), 404, "not_found")
@@ -71,8 +71,17 @@ def test_unknown_path(http: Any, refused: Any, path: str) -> None:
     ("method", "path", "allow"),
     [
         ("GET", SEND, "OPTIONS, POST"), ("PUT", SEND, "OPTIONS, POST"), ("DELETE", SEND, "OPTIONS, POST"),
-        ("GET", LIST, "OPTIONS, POST"), ("POST", f"{LIST}/{SOMETHING}", "GET, HEAD, OPTIONS"),
+        ("DELETE", LIST, "GET, HEAD, OPTIONS, POST"), ("POST", f"{LIST}/{SOMETHING}", "GET, HEAD, OPTIONS, PATCH"),
+        ("POST", f"{LIST}/{SOMETHING}/messages", "GET, HEAD, OPTIONS"),
+        ("DELETE", f"{LIST}/{SOMETHING}/members", "GET, HEAD, OPTIONS, POST"),
+        ("GET", f"{LIST}/{SOMETHING}/members/{SOMETHING}", "DELETE, OPTIONS"),
+        ("GET", f"/api/messages/{SOMETHING}", "DELETE, OPTIONS, PATCH"),
         ("POST", f"/api/messages/{SOMETHING}/read", "OPTIONS, PATCH"),
+        ("PATCH", f"/api/messages/{SOMETHING}/history", "GET, HEAD, OPTIONS"),
+        # What has a name of its own is never taken for an id.
+        ("GET", f"{LIST}/group", "OPTIONS, POST"), ("PATCH", f"{LIST}/group", "OPTIONS, POST"),
+        ("PATCH", "/api/messages/unread", "GET, HEAD, OPTIONS"),
+        ("POST", "/api/profile", "GET, HEAD, OPTIONS, PATCH"),
         ("POST", "/health/live", "GET, HEAD, OPTIONS"),
     ],
 )  # fmt: skip

@@ -36,7 +36,7 @@ def test_list_conversations(sql: Any, pair: Any) -> None:
 
 def test_get_conversation(sql: Any, pair: Any) -> None:
     opened = sql.one("select public.get_conversation(%s::uuid)", [pair[2]["conversation"]["id"]])
-    equal(opened, conversations.OneConversation)
+    equal(opened, conversations.OpenedConversation)
     assert opened["conversation"]["messages"]
     assert opened["conversation"]["receipts"]
 
