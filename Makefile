@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup run test test-all serve env stop reset lint format schema openapi advisors drift check lock
+.PHONY: help setup run test test-all serve env stop reset lint format schema openapi types advisors drift check lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -33,11 +33,12 @@ stop: setup ## Stop the running stack of this checkout
 reset: setup ## Stop the stack and forget its data and keys
 	@$(PY) -m stack reset
 
-lint: setup ## Check style and types of Python and SQL
+lint: setup ## Check style and types of Python and SQL, types of TypeScript
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(PY) -m sqlfluff lint supabase
+	@.venv/bin/node clients/typescript/node_modules/typescript/bin/tsc -p clients/typescript
 
 format: setup ## Rewrite Python in the house's format
 	@$(PY) -m ruff check --fix .
@@ -49,14 +50,18 @@ schema: setup ## Write supabase/schema.sql, the schema after all migrations
 openapi: setup ## Write docs/openapi.json and the generated tables docs/errors.md and docs/settings.md
 	@for d in openapi.json errors.md settings.md; do $(PY) -m app $${d%.*} > docs/$$d || exit 1; done
 
+types: setup ## Write what the TypeScript client and docs/web.md take from the OpenAPI document and the code
+	@$(PY) -m clients.generate
+
 advisors: setup ## Run the Supabase CLI's security and performance advisors and its linter
 	@$(PY) -m stack advisors
 
-drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings) is out of date
+drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings, types) is out of date
 	@$(PY) -m stack schema --check
 	@for d in openapi.json errors.md settings.md; do \
 	  $(PY) -m app $${d%.*} | diff -u docs/$$d - || { echo "docs/$$d is out of date: make openapi" >&2; exit 1; }; \
 	done
+	@$(PY) -m clients.generate --check
 
 check: lint drift advisors test ## Everything a change must pass (COV=1 as in CI)
 
@@ -65,7 +70,7 @@ lock: setup ## Resolve the Python dependencies anew into requirements.lock
 	  --group dev -o requirements.lock pyproject.toml
 
 # A finished .venv is looked after by its own Python; PYTHON is only needed to make it.
-setup: ## Install everything into .venv and stack/node_modules (done by the other targets when needed)
+setup: ## Install everything into .venv and node_modules (done by the other targets when needed)
 	@python="$(PYTHON)"; \
 	if [ -x .venv/bin/python ] && [ ! -e .local/venv.unfinished ]; then python=.venv/bin/python; fi; \
 	if ! command -v "$$python" >/dev/null 2>&1; then \

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STACK = ROOT / "stack"
 SUPABASE = ROOT / "supabase"
 NODE_MODULES = STACK / "node_modules"
+CLIENT = ROOT / "clients" / "typescript"
 
 # Everything the stack writes at run time; another directory makes a second, independent stack of one checkout.
 LOCAL = Path(os.environ.get("STACK_LOCAL") or ROOT / ".local").resolve()

