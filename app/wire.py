@@ -92,7 +92,8 @@ class ApiRequest(Request[Caller, Any, State]):
     async def body(self) -> bytes:
         """The whole body, at most 64 KiB.
 
-        Errors: Problem payload_too_large as soon as more arrives, unsupported_media_type, request_timeout.
+        Errors: Problem payload_too_large as soon as more arrives, unsupported_media_type, request_timeout, and
+                validation_failed when there is none and the route needs one.
         """
         if isinstance(self._body, bytes):
             return self._body
@@ -110,6 +111,10 @@ class ApiRequest(Request[Caller, Any, State]):
             raise Problem("request_timeout", headers={"connection": "close"}) from None
         if length == b"0" and self._body:
             _check_type(headers)
+        field = self.route_handler.parsed_data_field
+        # Litestar would refuse this in words of its own, without asking for the JSON.
+        if not self._body and field is not None and struct_of(field.annotation) is field.annotation:
+            raise Problem("validation_failed", "The body is missing.", pointer="")
         return self._body
 
     async def _read(self) -> bytes:
