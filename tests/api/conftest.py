@@ -69,6 +69,33 @@ def send(http: httpx.Client) -> Callable[..., httpx.Response]:
 
 
 @pytest.fixture
+def group(http: httpx.Client) -> Callable[..., dict[str, Any]]:
+    """`group(owner, *members, title="Crew")`: a new group, as its owner sees it."""
+
+    def post(owner: Any, *members: Any, title: str = "Crew") -> dict[str, Any]:
+        body = {"title": title, "memberIds": [member.id for member in members]}
+        made = http.post("/api/messages/conversations/group", headers=owner.headers, json=body)
+        assert made.status_code == 201, made.text
+        conversation: dict[str, Any] = made.json()["conversation"]
+        return conversation
+
+    return post
+
+
+@pytest.fixture
+def alike(refused: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """`alike(foreign, imaginary)`: both are 404 and cannot be told apart."""
+
+    def compare(foreign: httpx.Response, imaginary: httpx.Response) -> None:
+        about = [refused(response, 404, "not_found") for response in (foreign, imaginary)]
+        for problem in about:
+            del problem["requestId"], problem["instance"]
+        assert about[0] == about[1]
+
+    return compare
+
+
+@pytest.fixture
 def refused() -> Callable[..., dict[str, Any]]:
     """`refused(response, status, code, pointer=None)`: it is that problem; answers the document."""
 
