@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from app import routes
 from app.problems import CATALOGUE
-from app.routes import conversations, messages
-from app.shapes import Read
+from app.routes import conversations, groups, messages, profile
+from app.shapes import OneConversation, Read
 
 
 def equal(value: Any, shape: Any) -> None:
@@ -45,6 +46,90 @@ def test_mark_read(sql: Any, pair: Any) -> None:
     sql.act_as(pair[1])
     equal(sql.one("select public.mark_read(%s::uuid)", [pair[2]["message"]["id"]]), Read)
     equal(sql.one("select public.mark_all_read(%s::uuid)", [pair[2]["conversation"]["id"]]), Read)
+
+
+ROUTED = """
+    list_conversations get_conversation send_message mark_read mark_all_read list_inbox list_messages
+    update_conversation create_group list_members add_members remove_member edit_message delete_message
+    message_history unread_counts get_profile update_profile
+"""
+
+
+def ask(sql: Any, name: str, **params: Any) -> Any:
+    """Call the function of this name with `p_` arguments, as the data API does."""
+    arguments = ", ".join(f"p_{argument} => %s" for argument in params)
+    return sql.one(f"select public.{name}({arguments})", list(params.values()))
+
+
+def test_list_inbox(sql: Any, pair: Any) -> None:
+    first = ask(sql, "list_inbox", limit=1)
+    assert first["conversations"]
+    assert first["nextCursor"] is None
+    equal(first, conversations.Inbox)
+    ask(sql, "create_group", title="Crew", member_ids=[pair[1]])
+    first = ask(sql, "list_inbox", limit=1)
+    assert first["nextCursor"]
+    equal(first, conversations.Inbox)
+
+
+def test_list_messages(sql: Any, pair: Any) -> None:
+    page = ask(sql, "list_messages", conversation_id=pair[2]["conversation"]["id"])
+    assert page["messages"]
+    equal(page, conversations.MessagePage)
+
+
+def test_update_conversation(sql: Any, pair: Any) -> None:
+    changes = '{"archived": true, "pinned": true, "markedUnread": true, "mutedUntil": "2999-01-01T00:00:00Z"}'
+    room = pair[2]["conversation"]["id"]
+    equal(ask(sql, "update_conversation", conversation_id=room, changes=changes), OneConversation)
+
+
+def test_groups(sql: Any, pair: Any) -> None:
+    made = ask(sql, "create_group", title="Crew", member_ids=[pair[1]])
+    equal(made, groups._Created)
+    room = made["conversation"]["id"]
+    page = ask(sql, "list_members", conversation_id=room, limit=1)
+    assert page["nextCursor"]
+    equal(page, groups.MemberPage)
+    equal(ask(sql, "list_members", conversation_id=room), groups.MemberPage)
+    added = ask(sql, "add_members", conversation_id=room, user_ids=[pair[1]], role="admin")
+    assert added["members"]
+    equal(added, groups.Members)
+    equal(ask(sql, "remove_member", conversation_id=room, user_id=pair[1]), groups.MemberRemoved)
+
+
+def test_edits(sql: Any, pair: Any) -> None:
+    message = pair[2]["message"]["id"]
+    equal(ask(sql, "edit_message", message_id=message, body="Hello again"), messages.OneMessage)
+    history = ask(sql, "message_history", message_id=message)
+    assert len(history["versions"]) == 2
+    equal(history, messages.Versions)
+    equal(ask(sql, "delete_message", message_id=message), messages.OneMessage)
+    equal(ask(sql, "message_history", message_id=message), messages.Versions)
+    equal(ask(sql, "get_conversation", conversation_id=pair[2]["conversation"]["id"]), conversations.OpenedConversation)
+
+
+def test_unread_counts(sql: Any, pair: Any) -> None:
+    equal(ask(sql, "unread_counts"), messages.UnreadCounts)
+
+
+def test_profiles(sql: Any, pair: Any) -> None:
+    equal(ask(sql, "get_profile"), profile.ProfileAnswer)
+    changes = '{"avatarUrl": "https://img.example/a.png", "locale": "de"}'
+    equal(ask(sql, "update_profile", changes=changes), profile.ProfileAnswer)
+
+
+def test_one_name_across_tiers(sql: Any) -> None:
+    """Every function open to signed-in people is an operation of ours, under the same name, and the other way round."""
+    found = sql.one(
+        """
+        select array_agg(p.proname::text)
+        from pg_catalog.pg_proc as p
+        where p.pronamespace = 'public'::regnamespace and has_function_privilege('authenticated', p.oid, 'execute')
+        """
+    )
+    routed = {handler.fn.__name__ for handler in (*routes.MESSAGES, *routes.PROFILE)}
+    assert set(found) == routed == set(ROUTED.split())
 
 
 def test_every_refusal_of_sql_is_in_the_catalogue() -> None:

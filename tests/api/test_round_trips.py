@@ -1,0 +1,137 @@
+"""What a request costs: one call of the data API each, and in the database one statement, whatever is on the page."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from app import routes
+from tests.unit.fakes import Asked, Upstream, config, serving, upstream
+from tests.unit.fakes import http as answer_of
+
+LIST = "/api/messages/conversations"
+
+
+@asynccontextmanager
+async def counted(stack: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Upstream]]:
+    """Our service with a proxy between it and the data API, which remembers every request."""
+    async with httpx.AsyncClient(base_url=stack.url) as data_api:
+
+        async def forward(asked: Asked, _: Any) -> bytes:
+            kept = {name: asked.headers[name] for name in ("authorization", "apikey", "content-type")}
+            answer = await data_api.request(asked.method, asked.path, headers=kept, content=asked.body)
+            return answer_of(answer.status_code, answer.content)
+
+        async with upstream(forward) as proxy:
+            settings = config(
+                proxy.url,
+                supabase_publishable_key=stack.publishable_key,
+                supabase_jwt_secret=stack.jwt_secret,
+                supabase_jwt_issuer=f"{stack.url}/auth/v1",
+            )
+            async with serving(settings) as client:
+                yield client, proxy
+
+
+async def test_one_call_of_the_data_api_per_request(supabase_stack: Any, person: Any) -> None:
+    ada, ben, cyd = person(), person(), person()
+    ids: dict[str, str] = {"ada": ada.id, "ben": ben.id, "cyd": cyd.id}
+    requests: list[tuple[str, str, str, Any]] = [
+        ("send_message", "POST", "/api/messages/send", {"body": "Hello", "toUserId": "{ben}"}),
+        ("list_conversations", "POST", LIST, {"userId": "{ada}"}),
+        ("list_inbox", "GET", f"{LIST}?limit=100&unread=false&q=person", None),
+        ("get_conversation", "GET", LIST + "/{room}", None),
+        ("list_messages", "GET", LIST + "/{room}/messages?around=1", None),
+        ("update_conversation", "PATCH", LIST + "/{room}", {"pinned": True, "archived": False}),
+        ("mark_read", "PATCH", "/api/messages/{message}/read", None),
+        ("mark_all_read", "PATCH", LIST + "/{room}/read-all", {}),
+        ("edit_message", "PATCH", "/api/messages/{message}", {"body": "Hello again"}),
+        ("message_history", "GET", "/api/messages/{message}/history", None),
+        ("delete_message", "DELETE", "/api/messages/{message}", None),
+        ("unread_counts", "GET", "/api/messages/unread", None),
+        ("create_group", "POST", f"{LIST}/group", {"title": "Crew", "memberIds": ["{ben}"]}),
+        ("add_members", "POST", LIST + "/{crew}/members", {"userIds": ["{cyd}"], "role": "admin"}),
+        ("list_members", "GET", LIST + "/{crew}/members?limit=1", None),
+        ("remove_member", "DELETE", LIST + "/{crew}/members/{cyd}", None),
+        ("get_profile", "GET", "/api/profile", None),
+        ("update_profile", "PATCH", "/api/profile", {"displayName": "Ada"}),
+    ]
+    assert {name for name, *_ in requests} == {h.fn.__name__ for h in (*routes.MESSAGES, *routes.PROFILE)}
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.format(**ids)
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        return {key: filled(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    async with counted(supabase_stack) as (client, proxy):
+        for name, method, path, body in requests:
+            proxy.asked.clear()
+            answer = await client.request(method, filled(path), headers=ada.headers, json=filled(body))
+            assert answer.status_code in (200, 201), answer.text
+            assert [(asked.method, asked.path) for asked in proxy.asked] == [("POST", f"/rest/v1/rpc/{name}")]
+            if name == "send_message":
+                ids |= {"room": answer.json()["conversation"]["id"], "message": answer.json()["message"]["id"]}
+            if name == "create_group":
+                ids["crew"] = answer.json()["conversation"]["id"]
+        # What is refused for its shape or its token costs nothing, what SQL refuses costs one call and no retry.
+        for path, headers, status, calls in (
+            (f"{LIST}?limit=0", ada.headers, 400, 0), (f"{LIST}/x/messages", ada.headers, 400, 0),
+            (f"{LIST}?limit=1", {}, 401, 0), (f"{LIST}?cursor=x", ada.headers, 400, 1),
+            (f"{LIST}/{uuid.uuid4()}/messages", ada.headers, 404, 1),
+        ):  # fmt: skip
+            proxy.asked.clear()
+            assert (await client.get(path, headers=headers)).status_code == status
+            assert len(proxy.asked) == calls
+
+
+# The data API itself looks now and then whether it is still connected; that belongs to no request.
+STATEMENTS = """
+select s.query, s.calls
+from extensions.pg_stat_statements as s
+where s.toplevel and s.dbid = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
+"""
+
+
+@pytest.fixture
+def statements(db: psycopg.Connection[Any], http: httpx.Client) -> Any:
+    """`statements(person, path)`: which statements a GET made the data API send, and how often each."""
+
+    def count(person: Any, path: str) -> dict[str, int]:
+        db.execute(
+            "select extensions.pg_stat_statements_reset(dbid => d.oid) from pg_catalog.pg_database as d"
+            " where d.datname = current_database()"
+        )
+        assert http.get(path, headers=person.headers).status_code == 200
+        return {query: calls for query, calls in db.execute(STATEMENTS).fetchall() if "pg_stat_statements" not in query}
+
+    return count
+
+
+def test_one_statement_whatever_is_on_the_page(person: Any, send: Any, group: Any, http: Any, statements: Any) -> None:
+    ada, ben = person(), person()
+    room, crew = send(ada, "1", toUserId=ben.id).json()["conversation"]["id"], group(ada)["id"]
+    pages = {
+        "list_inbox": f"{LIST}?limit=100",
+        "list_messages": f"{LIST}/{room}/messages?limit=100",
+        "get_conversation": f"{LIST}/{room}",
+        "list_members": f"{LIST}/{crew}/members?limit=100",
+        "unread_counts": "/api/messages/unread",
+    }
+    small = {name: statements(ada, path) for name, path in pages.items()}
+    others = [person() for _ in range(20)]
+    for number, other in enumerate(others):
+        send(other, "Hello", toUserId=ada.id)
+        send(ben, f"{number}", conversationId=room)
+    http.post(f"{LIST}/{crew}/members", headers=ada.headers, json={"userIds": [other.id for other in others]})
+    for name, path in pages.items():
+        found = statements(ada, path)
+        assert found == small[name]
+        # The rest is the frame of the data API: begin, claims, the role, commit.
+        assert [calls for query, calls in found.items() if "public." in query] == [1]
+        assert sum(calls for query, calls in found.items() if f"public.{name}(" in query) == 1
