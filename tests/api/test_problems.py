@@ -59,7 +59,20 @@ def test_content_encoding(http: Any, person: Any, refused: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/nope", "/api/messages", "/api/messages/x/y/z", "/health", "/docs/nope", "/schema", "/.env", "/%00", "/%ff"]
+    "path",
+    [
+        "/",
+        "/api",
+        "/api/nope",
+        "/api/messages",
+        "/api/messages/x/y/z",
+        "/health",
+        "/docs/nope",
+        "/schema",
+        "/.env",
+        "/%00",
+        "/%ff",
+    ],
 )
 def test_unknown_path(http: Any, refused: Any, path: str) -> None:
     refused(http.get(path), 404, "not_found")
