@@ -31,13 +31,18 @@ def schema() -> str:
 
 
 def catalogue() -> str:
+    """The column `retry` as a constant."""
     rows = "".join(f'  {code}: "{kind.retry}",\n' for code, kind in CATALOGUE.items())
-    return (
-        f"{GENERATED}\n/** What a repetition of the same request needs to succeed; `never`: it cannot. */\n"
-        'export type Retry = "never" | "sameKey" | "after" | "refreshToken";\n\n'
-        f"/** The column `retry` of docs/errors.md. */\nexport const RETRY = {{\n{rows}}} as const satisfies Record<string, Retry>;\n\n"
-        "export type ProblemCode = keyof typeof RETRY;\n"
-    )
+    return f"""{GENERATED}
+/** What a repetition of the same request needs to succeed; `never`: it cannot. */
+export type Retry = "never" | "sameKey" | "after" | "refreshToken";
+
+/** The column `retry` of docs/errors.md. */
+export const RETRY = {{
+{rows}}} as const satisfies Record<string, Retry>;
+
+export type ProblemCode = keyof typeof RETRY;
+"""
 
 
 _CODES = re.compile(r"<!-- codes: (\w+) -->.*?<!-- end -->", re.DOTALL)

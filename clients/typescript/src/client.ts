@@ -20,7 +20,7 @@ export type InboxQuery = Query<"/api/messages/conversations">;
 export type MembersQuery = Query<"/api/messages/conversations/{id}/members">;
 /** The newest page, or one place: at most one of `before`, `after` and `around`. */
 export type HistoryQuery = { limit?: number } & (
-  | { before?: number; after?: never; around?: never }
+  | { before?: number | undefined; after?: never; around?: never }
   | { after: number; before?: never; around?: never }
   | { around: number; before?: never; after?: never }
 );

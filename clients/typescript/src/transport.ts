@@ -9,7 +9,8 @@ import type { paths } from "./schema.ts";
 export interface ClientOptions {
   /** Where the service is; "" for the page's own origin, as with Next.js rewrites. */
   baseUrl: string;
-  /** The caller's access token; a new one when `refresh` is set. Without a token the service refuses. */
+  /** The caller's access token; a new one when `refresh` is set. Without a token the service refuses. What it throws is
+   * passed on, and a MessagingError (such as NetworkError) is treated like the service's own. */
   getToken: (asked: { refresh: boolean }) => Token | Promise<Token>;
   /** Instead of the global fetch. */
   fetch?: typeof globalThis.fetch | undefined;

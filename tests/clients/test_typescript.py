@@ -1,0 +1,89 @@
+"""The TypeScript client: types, generated files, the build, and its own tests in Node against the real stack."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from clients import generate
+from stack.places import CLIENT, ROOT, node
+from tests.conftest import SupabaseStack
+
+TSC = [str(node()), str(CLIENT / "node_modules" / "typescript" / "bin" / "tsc")]
+
+
+def run(command: list[str], **environment: str) -> str:
+    """Run to the end in the client's directory; a failure is shown whole."""
+    done = subprocess.run(
+        command,
+        cwd=CLIENT,
+        env={"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/"), "NO_COLOR": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def node_tests(directory: str, **environment: str) -> None:
+    files = sorted(str(path.relative_to(CLIENT)) for path in (CLIENT / "tests" / directory).glob("*.test.ts"))
+    said = run([str(node()), "--test", "--test-concurrency=3", "--test-reporter=tap", *files], **environment)
+    assert "\n# fail 0\n" in said, said
+    assert "\n# skipped 0\n" in said, said
+    assert "\n# pass 0\n" not in said, said
+
+
+def test_types() -> None:
+    run(TSC)
+
+
+def test_generated_files_are_the_ones_that_are_generated() -> None:
+    for path, text in generate.documents().items():
+        assert path.read_text() == text, f"{path.relative_to(ROOT)} is out of date: make types"
+
+
+def test_the_lock_names_no_registry() -> None:
+    assert '"resolved"' not in (CLIENT / "package-lock.json").read_text()
+
+
+def test_build_for_consumers(tmp_path: Path) -> None:
+    """`npm run build` emits JavaScript that Node runs and declarations that a strict consumer compiles against."""
+    (CLIENT / "package.json").read_text().index('"build": "tsc -p tsconfig.build.json"')
+    package = tmp_path / "node_modules" / "gig-messaging-client"
+    run([*TSC, "-p", "tsconfig.build.json", "--outDir", str(package / "dist")])
+    (package / "package.json").write_text((CLIENT / "package.json").read_text())
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "use.ts").write_text(
+        'import { configure, MessagingError, sendMessage } from "gig-messaging-client/lib/api/messages";\n'
+        'import { createClient, type Message } from "gig-messaging-client";\n'
+        'configure({ baseUrl: "", getToken: () => null });\n'
+        'export const send = async (): Promise<Message> => (await sendMessage({ toUserId: "x", body: "y" })).message;\n'
+        "console.log(typeof createClient, MessagingError.name);\n"
+    )
+    strict = ["--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"]
+    run([*TSC, *strict, "--outDir", str(tmp_path), str(tmp_path / "use.ts")])
+    assert run([str(node()), str(tmp_path / "use.js")]) == "function MessagingError\n"
+
+
+def test_retries_tokens_and_requests() -> None:
+    node_tests("unit")
+
+
+def test_functions_faults_and_recipes_on_the_real_stack(
+    supabase_stack: SupabaseStack, service_url: str, mint_token: Callable[..., str]
+) -> None:
+    now = int(time.time())
+    node_tests(
+        "stack",
+        API_URL=service_url,
+        SUPABASE_URL=supabase_stack.url,
+        SUPABASE_PUBLISHABLE_KEY=supabase_stack.publishable_key,
+        EXPIRED_TOKEN=mint_token(str(uuid.uuid4()), iat=now - 7200, exp=now - 3600),
+    )
