@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app.problems import Problem
 from app.shapes import GivenId
-from app.wire import decode, given_id
+from app.wire import changes, decode, given_id
 from tests.unit.fakes import ADA
 
 
@@ -107,6 +107,18 @@ def test_ids_are_canonical(given: str) -> None:
 def test_names_that_are_shown_again_are_harmless() -> None:
     pointer, _ = fault(json.dumps({"body": "x", "a\x1b[31m\u202e" + "b" * 500: 1}).encode())
     assert pointer == "/a?[31m?" + "b" * 93
+
+
+class Wish(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    display_name: str | UnsetType = UNSET
+    muted_until: str | UnsetType | None = UNSET
+    pinned: bool | UnsetType = UNSET
+
+
+def test_changes_are_what_was_named() -> None:
+    named = changes(decode(b'{"displayName": "A\\u0000da", "mutedUntil": null}', Wish))
+    assert named == {"displayName": "Ada", "mutedUntil": None}
+    assert changes(decode(b"{}", Wish)) == {}
 
 
 anything = st.recursive(
