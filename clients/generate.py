@@ -46,7 +46,7 @@ export type ProblemCode = keyof typeof RETRY;
 
 
 _CODES = re.compile(r"<!-- codes: (\w+) -->.*?<!-- end -->", re.DOTALL)
-_RECIPE = re.compile(r"<!-- recipe: (\S+) -->\n```(\w+)\n.*?\n```", re.DOTALL)
+_RECIPE = re.compile(r"<!-- recipe: (\S+) -->\n```(\w+)\n(?:.*\n)*?```\n")
 
 
 def web() -> str:
@@ -60,7 +60,7 @@ def web() -> str:
         code = (CLIENT / "recipes" / found[1]).read_text().strip()
         # In the front end the client is where its own modules are.
         code = code.replace('"../lib/api/messages.ts"', '"@/lib/api/messages"')
-        return f"<!-- recipe: {found[1]} -->\n```{found[2]}\n{code}\n```"
+        return f"<!-- recipe: {found[1]} -->\n```{found[2]}\n{code}\n```\n"
 
     return _RECIPE.sub(recipe, _CODES.sub(codes, (ROOT / "docs" / "web.md").read_text()))
 

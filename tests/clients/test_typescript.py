@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from clients import generate
 from stack.places import CLIENT, ROOT, node
@@ -16,7 +19,7 @@ from tests.conftest import SupabaseStack
 TSC = [str(node()), str(CLIENT / "node_modules" / "typescript" / "bin" / "tsc")]
 
 
-def run(command: list[str], **environment: str) -> str:
+def run(command: list[str], *, timeout_s: float = 50, **environment: str) -> str:
     """Run to the end in the client's directory; a failure is shown whole."""
     done = subprocess.run(
         command,
@@ -25,7 +28,7 @@ def run(command: list[str], **environment: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=50,
+        timeout=timeout_s,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -34,7 +37,9 @@ def run(command: list[str], **environment: str) -> str:
 
 def node_tests(directory: str, **environment: str) -> None:
     files = sorted(str(path.relative_to(CLIENT)) for path in (CLIENT / "tests" / directory).glob("*.test.ts"))
-    said = run([str(node()), "--test", "--test-concurrency=3", "--test-reporter=tap", *files], **environment)
+    said = run(
+        [str(node()), "--test", "--test-concurrency=3", "--test-reporter=tap", *files], timeout_s=180, **environment
+    )
     assert "\n# fail 0\n" in said, said
     assert "\n# skipped 0\n" in said, said
     assert "\n# pass 0\n" not in said, said
@@ -49,8 +54,21 @@ def test_generated_files_are_the_ones_that_are_generated() -> None:
         assert path.read_text() == text, f"{path.relative_to(ROOT)} is out of date: make types"
 
 
+def test_every_recipe_is_printed_once_and_tested() -> None:
+    recipes = sorted(path.name for path in (CLIENT / "recipes").iterdir())
+    assert sorted(re.findall(r"<!-- recipe: (\S+) -->", (ROOT / "docs" / "web.md").read_text())) == recipes
+    tests = (CLIENT / "tests" / "stack" / "recipes.test.ts").read_text()
+    assert sorted(set(re.findall(r'"../../recipes/([^"]+)"', tests))) == recipes
+
+
 def test_the_lock_names_no_registry() -> None:
     assert '"resolved"' not in (CLIENT / "package-lock.json").read_text()
+
+
+def test_copied_sources_compile_as_next_js_compiles_them() -> None:
+    like_next = ["--strict", "--module", "esnext", "--moduleResolution", "bundler", "--lib", "dom,dom.iterable,esnext"]
+    flags = ["--noEmit", "--allowImportingTsExtensions", "--isolatedModules"]
+    run([*TSC, *like_next, *flags, "lib/api/messages.ts"])
 
 
 def test_build_for_consumers(tmp_path: Path) -> None:
@@ -76,6 +94,7 @@ def test_retries_tokens_and_requests() -> None:
     node_tests("unit")
 
 
+@pytest.mark.timeout(200)
 def test_functions_faults_and_recipes_on_the_real_stack(
     supabase_stack: SupabaseStack, service_url: str, mint_token: Callable[..., str]
 ) -> None:
