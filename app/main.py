@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from litestar import Litestar, Router
+from litestar import Litestar, Request, Router
 
 from app import log, openapi, routes, settings
 from app.auth import KeySet, Verifier
@@ -30,6 +30,10 @@ def create_app(config: Settings) -> Edge:
             return "keys"
         return why
 
+    async def admit(request: Request[Any, Any, Any]) -> None:
+        # Litestar copies a callable object, and all it holds, for each router; a function it takes as it is.
+        await admission(request)
+
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         supabase.open()
@@ -40,8 +44,8 @@ def create_app(config: Settings) -> Edge:
 
     app = Litestar(
         route_handlers=[
-            Router("/api/messages", route_handlers=routes.MESSAGES, before_request=admission),
-            Router("/api/profile", route_handlers=routes.PROFILE, before_request=admission),
+            Router("/api/messages", route_handlers=routes.MESSAGES, before_request=admit),
+            Router("/api/profile", route_handlers=routes.PROFILE, before_request=admit),
             *routes.SERVICE,
         ],
         exception_handlers={Exception: handle},

@@ -67,9 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 100
     redis_url: Annotated[
         str | None,
-        Meta(
-            description="Redis or Valkey that all copies of the service share the edge limiter in. Default: each its own."
-        ),
+        Meta(description="Redis or Valkey in which all copies of the service share the edge limiter. Default: none."),
     ] = None
     host: Annotated[str, Meta(description="Address that `python -m app serve` listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port that `python -m app serve` listens on.")] = 8000

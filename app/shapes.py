@@ -21,7 +21,7 @@ Time = Annotated[
     ),
 ]
 Limit = Annotated[int, Meta(ge=1, le=100, description="How many at the most.")]
-Cursor = Annotated[str, Meta(description="`nextCursor` of the page before.", max_length=200)]
+Cursor = Annotated[str, Meta(description="`nextCursor` of the page before.")]
 NextCursor = Annotated[str | None, Meta(description="Null on the last page.")]
 # Positions in JavaScript stay exact below 2^53.
 Seq = Annotated[int, Meta(description="Position in the conversation, contiguous from 1.")]
@@ -95,7 +95,7 @@ class Read(Struct, frozen=True, rename="camel"):
 
     receipt: Receipt
     unread_count: Annotated[int, Meta(description="Unread messages left in this conversation.")]
-    unread_total: Annotated[int, Meta(description="Unread messages left in all conversations.")]
+    unread_total: Annotated[int, Meta(description="Unread messages left, without muted and archived conversations.")]
 
 
 class OneConversation(Struct, frozen=True):

@@ -8,6 +8,14 @@ CREATE SCHEMA public;
 
 COMMENT ON SCHEMA public IS 'standard public schema';
 
+CREATE TYPE private.inbox_place AS (
+	is_pinned boolean,
+	last_activity_at timestamp with time zone,
+	conversation_id uuid
+);
+
+COMMENT ON TYPE private.inbox_place IS 'The sort key of one inbox row.';
+
 CREATE FUNCTION private.account_is_active(p_user_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -22,6 +30,122 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.account_is_active(p_user_id uuid) IS 'Definer, because only it may read Auth''s table. Whether the account exists and is neither deleted nor banned in Auth.';
+
+CREATE FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_my_role text;
+    v_user_ids uuid[];
+    v_new_ids uuid[];
+    v_settings private.settings;
+begin
+    if p_role not in ('owner', 'admin', 'member') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'role must be owner, admin or member.', hint = '/role';
+    end if;
+    if cardinality(p_user_ids) is null or cardinality(p_user_ids) not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'userIds must name 1 to 100 people.', hint = '/userIds';
+    end if;
+    select s.* into v_settings from private.settings as s;
+    perform private.require_writer(v_me, v_settings);
+    v_my_role := private.manage_group(v_me, p_conversation_id);
+    if v_my_role = 'member' or (v_my_role <> 'owner' and coalesce(p_role, 'member') <> 'member') then
+        raise sqlstate 'PT403' using
+            message = 'forbidden', detail = 'Only owners and admins may add people, and only owners may give other roles.';
+    end if;
+    select array_agg(distinct u.user_id) into v_user_ids
+    from unnest(p_user_ids) as u (user_id)
+    where u.user_id <> v_me;
+    select coalesce(array_agg(u.user_id), '{}') into v_new_ids
+    from unnest(v_user_ids) as u (user_id)
+    where not exists (
+        select 1
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = u.user_id and m.left_at is null
+    );
+    if
+        cardinality(v_new_ids) > 0
+        or exists (
+            select 1
+            from public.conversation_members as m
+            where m.conversation_id = p_conversation_id and m.user_id = any(v_user_ids) and m.left_at is null and m.role <> p_role
+        )
+    then
+        perform private.join_group(v_me, p_conversation_id, v_new_ids, coalesce(p_role, 'member'), v_settings);
+        -- For people who are members already, an owner's request sets the role, if it names one.
+        update public.conversation_members as m
+        set role = p_role
+        where
+            m.conversation_id = p_conversation_id
+            and m.user_id = any(v_user_ids)
+            and m.left_at is null
+            and v_my_role = 'owner'
+            and m.role <> p_role;
+    end if;
+    return jsonb_build_object('members', coalesce((
+        select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = any(v_user_ids) and m.left_at is null
+    ), '[]'::jsonb));
+end;
+$$;
+
+COMMENT ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.add_members.';
+
+CREATE FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+begin
+    if char_length(p_url) > 2048 or p_url !~ '^https?://[^/?#@\s\\]+(/[!-~]*)?$' then
+        return false;
+    end if;
+    -- An object of one's own in the bucket must be there. A development machine serves it by plain http.
+    if p_url ~ '^(https://[^/]+|http://(127\.0\.0\.1|localhost)(:\d+)?)/storage/v1/object/public/avatars/' then
+        return exists (
+            select 1
+            from storage.objects as o
+            where
+                o.bucket_id = 'avatars'
+                and o.name = substring(p_url from '/storage/v1/object/public/avatars/([^?#]+)')
+                and split_part(o.name, '/', 1) = p_user_id::text
+        );
+    end if;
+    return p_url ~ '^https://';
+end;
+$_$;
+
+COMMENT ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) IS 'Whether this is an https URL in ASCII, or the public URL of an object of that person''s own in the bucket avatars.';
+
+CREATE FUNCTION private.check_members(p_object jsonb, p_types jsonb) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_name text;
+begin
+    if jsonb_typeof(p_object) is distinct from 'object' then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The changes must be a JSON object.', hint = '';
+    end if;
+    select o.key into v_name
+    from jsonb_each(p_object) as o (key, value)
+    where not coalesce(p_types -> o.key ? jsonb_typeof(o.value), false)
+    order by o.key
+    limit 1;
+    if found then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'There is no such member, or its value has another type.',
+            hint = '/' || left(regexp_replace(v_name, '[^A-Za-z0-9_]', '', 'g'), 100);
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.check_members(p_object jsonb, p_types jsonb) IS 'Raises PT400 validation_failed unless p_object is an object with members of p_types only, {name: [JSON types]}.';
 
 CREATE FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql IMMUTABLE
@@ -97,6 +221,72 @@ $$;
 
 COMMENT ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) IS 'Shape Conversation as p_user_id sees it. The caller has checked that p_user_id is a member.';
 
+CREATE FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_key constant uuid := coalesce(p_client_group_id, gen_random_uuid());
+    v_title constant text := private.normalize_line(p_title);
+    v_member_ids uuid[];
+    v_settings private.settings;
+    v_digest bytea;
+    v_group_key private.group_keys;
+    v_conversation_id uuid;
+begin
+    if coalesce(char_length(v_title), 0) not between 1 and 120 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The title must have 1 to 120 characters after normalisation.', hint = '/title';
+    end if;
+    select coalesce(array_agg(distinct u.user_id), '{}') into v_member_ids
+    from unnest(p_member_ids) as u (user_id)
+    where u.user_id <> v_me;
+    select s.* into v_settings from private.settings as s;
+
+    -- One at a time per person: what the key says stays true until commit.
+    perform private.lock_pace(v_me, 'new_conversation');
+    perform private.require_writer(v_me, v_settings);
+    v_digest := sha256(convert_to(format('%s %s %s', p_gig_id, v_member_ids, v_title), 'UTF8'));
+    select k.* into v_group_key
+    from private.group_keys as k
+    where k.created_by = v_me and k.client_group_id = v_key;
+    if found then
+        if v_digest <> v_group_key.request_digest then
+            raise sqlstate 'PT409' using message = 'idempotency_conflict', detail = 'This key was used for another group.';
+        end if;
+        if not exists (
+            select 1
+            from public.conversation_members as m
+            where m.conversation_id = v_group_key.conversation_id and m.user_id = v_me and m.left_at is null
+        ) then
+            raise sqlstate 'PT404' using message = 'not_found', detail = 'The group is no longer there for you.';
+        end if;
+        return jsonb_build_object(
+            'conversation', private.conversation_json(v_me, v_group_key.conversation_id), 'created', false
+        );
+    end if;
+
+    if cardinality(v_member_ids) >= v_settings.group_size_max then
+        raise sqlstate 'PT422' using
+            message = 'group_full', detail = format('A group has at most %s members.', v_settings.group_size_max);
+    end if;
+    perform private.take_pace(
+        v_me, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s
+    );
+    insert into public.conversations (kind, gig_id, title, created_by)
+    values ('group', p_gig_id, v_title, v_me)
+    returning id into v_conversation_id;
+    insert into public.conversation_members (conversation_id, user_id, role) values (v_conversation_id, v_me, 'owner');
+    perform private.join_group(v_me, v_conversation_id, v_member_ids, 'member', v_settings);
+    insert into private.group_keys (created_by, client_group_id, request_digest, conversation_id)
+    values (v_me, v_key, v_digest, v_conversation_id);
+    return jsonb_build_object('conversation', private.conversation_json(v_me, v_conversation_id), 'created', true);
+end;
+$$;
+
+COMMENT ON FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.create_group.';
+
 CREATE FUNCTION private.create_heads(p_user_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -124,6 +314,104 @@ $$;
 
 COMMENT ON FUNCTION private.create_profile() IS 'Definer, because Auth''s role may not write our tables. Trigger on auth.users.';
 
+CREATE FUNCTION private.delete_message(p_message_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_message constant public.messages := private.lock_own_message(v_me, p_message_id);
+begin
+    if v_message.state = 'visible' then
+        perform private.replace_body(v_message, null);
+    end if;
+    return jsonb_build_object(
+        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.delete_message(p_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.delete_message.';
+
+CREATE FUNCTION private.edit_message(p_message_id uuid, p_body text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_body constant text := private.normalize_text(p_body);
+    v_message public.messages;
+    v_settings private.settings;
+begin
+    if v_body is null or char_length(v_body) not between 1 and 4000 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
+    end if;
+    select s.* into v_settings from private.settings as s;
+    perform private.require_writer(v_me, v_settings);
+    v_message := private.lock_own_message(v_me, p_message_id);
+    if v_message.state <> 'visible' then
+        raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted message cannot be edited.';
+    end if;
+    -- The same text again changes nothing, so a retry is answered even when the window has closed meanwhile.
+    if v_message.body <> v_body then
+        if v_message.created_at + make_interval(secs => v_settings.edit_window_s) <= clock_timestamp() then
+            raise sqlstate 'PT422' using
+                message = 'edit_window_closed',
+                detail = format('A message can be edited for %s seconds.', v_settings.edit_window_s);
+        end if;
+        perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
+        perform private.replace_body(v_message, v_body);
+    end if;
+    return jsonb_build_object(
+        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.edit_message(p_message_id uuid, p_body text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.edit_message.';
+
+CREATE FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_member_ids uuid[];
+    v_position bigint;
+begin
+    select array_agg(m.user_id) into v_member_ids
+    from public.conversation_members as m
+    where m.conversation_id = p_conversation_id and m.left_at is null;
+    select private.lock_heads(v_member_ids, c.position) into v_position
+    from public.conversations as c
+    where c.id = p_conversation_id;
+    -- A new live topic: an authorisation of Realtime lasts as long as its channel, so the old name must be worth nothing.
+    update public.conversations as c
+    set event_seq = c.event_seq + 1, position = v_position, live_epoch = c.live_epoch + 1
+    where c.id = p_conversation_id;
+    update public.conversation_members as m
+    set
+        changed_position = v_position,
+        left_at = case when m.user_id = p_user_id then clock_timestamp() end,
+        unread_count = case when m.user_id = p_user_id then 0 else m.unread_count end,
+        marked_unread = m.marked_unread and m.user_id <> p_user_id,
+        role = case when m.user_id = p_user_id then 'member' else m.role end
+    where m.conversation_id = p_conversation_id and m.left_at is null;
+    -- A group without an owner goes to who has been an admin, else a member, for the longest time.
+    update public.conversation_members as m
+    set role = 'owner'
+    where m.conversation_id = p_conversation_id and m.user_id = (
+        select o.user_id
+        from public.conversation_members as o
+        where o.conversation_id = p_conversation_id and o.left_at is null
+        order by o.role <> 'owner', o.role <> 'admin', o.joined_at, o.user_id
+        limit 1
+    ) and m.role <> 'owner';
+end;
+$$;
+
+COMMENT ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) IS 'Ends somebody''s membership of a group the caller of this function has locked, and finds a new owner when need be.';
+
 CREATE FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -142,6 +430,25 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) IS 'The direct conversation of two people about a gig (or none), if there is one.';
+
+CREATE FUNCTION private.fold_text(p_text text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO ''
+    AS $$
+begin
+    -- Compatibility forms first (full width, ligatures), then the accents of Latin, Greek, Cyrillic, Hebrew and Arabic go,
+    -- then letters that Unicode does not take apart. ICU lowers all scripts whatever the database's own locale is.
+    return replace(replace(replace(replace(translate(
+        lower(regexp_replace(
+            normalize(left(p_text, 200), nfkd),
+            '[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670]', '', 'g'
+        ) collate "und-x-icu"),
+        'øłđðħıŧς', 'olddhitσ'
+    ), 'æ', 'ae'), 'œ', 'oe'), 'ß', 'ss'), 'þ', 'th');
+end;
+$$;
+
+COMMENT ON FUNCTION private.fold_text(p_text text) IS 'Folds case, accents and compatibility forms of at most 200 code points, so that Sørensen, SORENSEN and sorensen are one. Null stays null.';
 
 CREATE FUNCTION private.forget_profile() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -184,6 +491,17 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.get_conversation(p_conversation_id uuid) IS 'Definer, because others'' receipts and cards are not in the caller''s rows; reads for auth.uid() only. See public.get_conversation.';
+
+CREATE FUNCTION private.get_profile() RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+    return private.own_profile_json(private.require_caller());
+end;
+$$;
+
+COMMENT ON FUNCTION private.get_profile() IS 'Definer, because private.own_profile_json takes any person; reads for auth.uid() only. See public.get_profile.';
 
 CREATE FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -231,6 +549,72 @@ $$;
 
 COMMENT ON FUNCTION private.has_long_mark_run(p_text text) IS 'Whether 255 or more combining marks follow each other; no script stacks more than a few.';
 
+CREATE FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return rtrim(translate(encode(convert_to(format(
+        '%s %s %s', p_is_pinned::integer, (extract(epoch from p_last_activity_at) * 1000000)::bigint, p_conversation_id
+    ), 'UTF8'), 'base64'), E'+/\n', '-_'), '=');
+end;
+$$;
+
+COMMENT ON FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) IS 'A place in the inbox as an opaque, URL-safe word.';
+
+CREATE FUNCTION private.inbox_matches(p_user_id uuid, p_conversation_id uuid, p_folded text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return exists (
+        select 1
+        from public.conversations as c
+        where c.id = p_conversation_id and strpos(c.search_title, p_folded) > 0
+    ) or exists (
+        select 1
+        from public.conversation_members as o
+        inner join public.profiles as p on o.user_id = p.user_id
+        where
+            o.conversation_id = p_conversation_id
+            and o.user_id <> p_user_id
+            and o.left_at is null
+            and strpos(p.search_name, p_folded) > 0
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.inbox_matches(p_user_id uuid, p_conversation_id uuid, p_folded text) IS 'Whether the title, or the name of a current member other than p_user_id, contains the folded text.';
+
+CREATE FUNCTION private.inbox_place_of(p_cursor text) RETURNS private.inbox_place
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    v_parts text[];
+begin
+    if p_cursor is null then
+        -- Above every row.
+        return row(true, 'infinity'::timestamptz, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)::private.inbox_place;
+    end if;
+    if p_cursor ~ '^[A-Za-z0-9_-]{1,200}$' and length(p_cursor) % 4 <> 1 then
+        v_parts := regexp_match(
+            encode(decode(rpad(translate(p_cursor, '-_', '+/'), (length(p_cursor) + 3) / 4 * 4, '='), 'base64'), 'escape'),
+            '^([01]) (\d{1,17}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$'
+        );
+    end if;
+    if v_parts is null then
+        raise sqlstate 'PT400' using
+            message = 'cursor_invalid', detail = 'This cursor is not one of ours; begin without one.', hint = '/cursor';
+    end if;
+    return row(
+        v_parts[1] = '1', 'epoch'::timestamptz + v_parts[2]::bigint * interval '1 microsecond', v_parts[3]::uuid
+    )::private.inbox_place;
+end;
+$_$;
+
+COMMENT ON FUNCTION private.inbox_place_of(p_cursor text) IS 'What inbox_cursor wrote; a place above every row for null; raises PT400 cursor_invalid.';
+
 CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS void
     LANGUAGE sql
     SET search_path TO ''
@@ -244,9 +628,8 @@ CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS
             from (
                 select
                     k.ordinal,
-                    private.normalize_text(left(
-                        regexp_replace(private.normalize_text(p_metadata ->> k.key), '[\t\n]+', ' ', 'g'), 80
-                    )) as name
+                    -- Cut before as well as after: a name of megabytes is not worth normalising.
+                    private.normalize_line(left(private.normalize_line(left(p_metadata ->> k.key, 200)), 80)) as name
                 from unnest(array['display_name', 'full_name', 'name']) with ordinality as k (key, ordinal)
                 where jsonb_typeof(p_metadata -> k.key) = 'string'
             ) as t
@@ -276,6 +659,124 @@ $$;
 
 COMMENT ON FUNCTION private.iso_time(p_at timestamp with time zone) IS 'The one way we write an instant: UTC, microseconds, YYYY-MM-DDTHH:MM:SS.ffffffZ. Null stays null.';
 
+CREATE TABLE private.settings (
+    is_only_row boolean DEFAULT true NOT NULL,
+    send_count_max integer DEFAULT 100 NOT NULL,
+    send_window_s integer DEFAULT 60 NOT NULL,
+    new_conversation_count_max integer DEFAULT 30 NOT NULL,
+    new_conversation_window_s integer DEFAULT 3600 NOT NULL,
+    first_contact_count_max integer DEFAULT 30 NOT NULL,
+    first_contact_window_s integer DEFAULT 3600 NOT NULL,
+    anonymous_may_send boolean DEFAULT false NOT NULL,
+    group_size_max integer DEFAULT 64 NOT NULL,
+    edit_window_s integer DEFAULT 86400,
+    edit_count_max integer DEFAULT 30 NOT NULL,
+    edit_pace_window_s integer DEFAULT 60 NOT NULL,
+    CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max) <= 500)),
+    CONSTRAINT settings_group_size_max_check CHECK ((group_size_max <= 1000)),
+    CONSTRAINT settings_is_only_row_check CHECK (is_only_row),
+    CONSTRAINT settings_positive_check CHECK ((LEAST(send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s, first_contact_count_max, first_contact_window_s, group_size_max, (edit_window_s + 1), edit_count_max, edit_pace_window_s) > 0))
+);
+
+COMMENT ON TABLE private.settings IS 'One row of limits that an administrator changes with update; in force at the next call.';
+
+COMMENT ON COLUMN private.settings.send_count_max IS 'Accepted sends per person in any send_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.send_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.new_conversation_count_max IS 'Conversations one person starts in any new_conversation_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.new_conversation_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.first_contact_count_max IS 'Strangers who may write to one person for the first time in any first_contact_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.first_contact_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.anonymous_may_send IS 'Whether accounts of Supabase anonymous sign-in may write.';
+
+COMMENT ON COLUMN private.settings.group_size_max IS 'Members of one group, its owner included.';
+
+COMMENT ON COLUMN private.settings.edit_window_s IS 'Seconds after sending in which an author may edit; 0 forbids edits, null sets no end.';
+
+COMMENT ON COLUMN private.settings.edit_count_max IS 'Edits per person in any edit_pace_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.edit_pace_window_s IS 'Seconds.';
+
+CREATE FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_role text, p_settings private.settings) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_conversation public.conversations;
+    v_user_id uuid;
+    v_strangers uuid[];
+    v_concerned uuid[];
+    v_position bigint;
+    v_now timestamptz;
+begin
+    select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id for no key update;
+    foreach v_user_id in array p_user_ids loop
+        if not private.account_is_active(v_user_id) then
+            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+        end if;
+    end loop;
+    select array_agg(distinct t.user_id) into v_concerned
+    from (
+        select m.user_id
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.left_at is null
+        union all
+        select u.user_id
+        from unnest(p_user_ids) as u (user_id)
+    ) as t;
+    if cardinality(v_concerned) > p_settings.group_size_max then
+        raise sqlstate 'PT422' using
+            message = 'group_full', detail = format('A group has at most %s members.', p_settings.group_size_max);
+    end if;
+    -- Being added by somebody one has never talked with is a first contact, like a first message.
+    select array_agg(u.user_id order by u.user_id) into v_strangers
+    from unnest(p_user_ids) as u (user_id)
+    where u.user_id <> p_me and not exists (
+        select 1
+        from public.conversation_members as a
+        inner join public.conversation_members as b on a.conversation_id = b.conversation_id
+        where a.user_id = p_me and b.user_id = u.user_id and a.left_at is null and b.left_at is null
+    );
+
+    perform private.create_heads(v_concerned);
+    v_position := private.lock_heads(v_concerned, v_conversation.position);
+    foreach v_user_id in array coalesce(v_strangers, '{}') loop
+        perform private.take_pace(
+            v_user_id, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
+        );
+    end loop;
+    v_now := clock_timestamp();
+    update public.conversations as c
+    set event_seq = c.event_seq + 1, position = v_position
+    where c.id = p_conversation_id;
+    -- Who comes back begins anew, at the next message.
+    insert into public.conversation_members as m (
+        conversation_id, user_id, role, visible_from_seq, joined_at, last_read_seq, shared_read_seq, shared_delivered_seq,
+        last_activity_at
+    )
+    select
+        p_conversation_id, u.user_id, p_role, v_conversation.last_seq + 1, v_now, v_conversation.last_seq,
+        v_conversation.last_seq, v_conversation.last_seq, v_now
+    from unnest(p_user_ids) as u (user_id)
+    on conflict (conversation_id, user_id) do update set
+        role = excluded.role, visible_from_seq = excluded.visible_from_seq, joined_at = excluded.joined_at, left_at = null,
+        last_read_seq = excluded.last_read_seq, shared_read_seq = excluded.shared_read_seq,
+        shared_delivered_seq = excluded.shared_delivered_seq, unread_count = 0, archived_at = null, muted_until = null,
+        pinned_at = null, marked_unread = false, last_activity_at = excluded.last_activity_at
+    where m.left_at is not null;
+    update public.conversation_members as m
+    set changed_position = v_position
+    where m.conversation_id = p_conversation_id and m.left_at is null;
+end;
+$$;
+
+COMMENT ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_role text, p_settings private.settings) IS 'Makes people members of a group from its next message on; whoever is one already stays as they are. The caller has checked rights. Raises PT403 recipient_unavailable, PT422 group_full, PT429 rate_limited.';
+
 CREATE FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) RETURNS timestamp with time zone[]
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -291,6 +792,34 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) IS 'Writes the locked row: what has left the window goes, p_now comes. Returns the times as written.';
+
+CREATE FUNCTION private.leave_all_groups() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_groups constant uuid[] := array(
+        select c.id
+        from public.conversation_members as m
+        inner join public.conversations as c on m.conversation_id = c.id
+        where m.user_id = old.id and m.left_at is null and c.kind = 'group'
+    );
+begin
+    if cardinality(v_groups) > 0 then
+        -- All locks first, in the one order, since several conversations are written at once.
+        perform 1 from public.conversations as c where c.id = any(v_groups) order by c.id for no key update;
+        perform private.lock_heads(array(
+            select distinct m.user_id
+            from public.conversation_members as m
+            where m.conversation_id = any(v_groups) and m.left_at is null
+        ), 0);
+        perform private.end_membership(c.id, old.id) from unnest(v_groups) as c (id);
+    end if;
+    return null;
+end;
+$$;
+
+COMMENT ON FUNCTION private.leave_all_groups() IS 'Definer, because Auth''s role may not write our tables. Trigger on auth.users: nobody waits for an ended account to read.';
 
 CREATE FUNCTION private.list_conversations(p_limit integer, p_offset integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -315,8 +844,8 @@ begin
                 from (
                     select m.conversation_id
                     from public.conversation_members as m
-                    where m.user_id = v_me and m.left_at is null and m.archived_at is null
-                    order by (m.pinned_at is not null) desc, m.last_activity_at desc, m.conversation_id desc
+                    where m.user_id = v_me and m.left_at is null and not m.is_archived
+                    order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
                     limit p_limit offset p_offset
                 ) as m
             ) as m
@@ -324,13 +853,220 @@ begin
         'total', (
             select count(*)
             from public.conversation_members as m
-            where m.user_id = v_me and m.left_at is null and m.archived_at is null
+            where m.user_id = v_me and m.left_at is null and not m.is_archived
         )
     );
 end;
 $$;
 
 COMMENT ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) IS 'Definer, because members see only their own rows of members; reads for auth.uid() only. See public.list_conversations.';
+
+CREATE FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_after constant private.inbox_place := private.inbox_place_of(p_cursor);
+    v_q constant text := nullif(private.fold_text(private.normalize_text(p_q)), '');
+    v_archived constant boolean := coalesce(p_archived, false);
+    v_rows private.inbox_place[];
+begin
+    if p_limit is null or p_limit not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'limit must be from 1 to 100.', hint = '/limit';
+    end if;
+    if char_length(p_q) > 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'q must have at most 100 characters.', hint = '/q';
+    end if;
+
+    -- Three statements, so that each has one plan: by gig or person from the conversations there can be, else along the
+    -- index of the inbox, or along the much shorter one of what is unread. One row more than asked tells about a next page.
+    if p_gig_id is not null or p_with_user_id is not null then
+        select array_agg(r.place order by r.ordinal) into v_rows
+        from (
+            select
+                row(m.is_pinned, m.last_activity_at, m.conversation_id)::private.inbox_place as place,
+                row_number() over (order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc) as ordinal
+            from public.conversation_members as m
+            where
+                m.user_id = v_me
+                and m.left_at is null
+                and m.is_archived = v_archived
+                and m.conversation_id = any(array(
+                    select c.id
+                    from public.conversations as c
+                    where c.gig_id = p_gig_id and c.direct_low = v_me and (p_with_user_id is null or c.direct_high = p_with_user_id)
+                    union all
+                    select c.id
+                    from public.conversations as c
+                    where c.gig_id = p_gig_id and c.direct_high = v_me and (p_with_user_id is null or c.direct_low = p_with_user_id)
+                    union all
+                    select c.id
+                    from public.conversations as c
+                    where c.gig_id = p_gig_id and c.direct_low is null and p_with_user_id is null
+                    union all
+                    select c.id
+                    from public.conversations as c
+                    where
+                        p_gig_id is null
+                        and c.kind = 'direct'
+                        and c.direct_low = least(v_me, p_with_user_id)
+                        and c.direct_high = greatest(v_me, p_with_user_id)
+                ))
+                and (m.is_pinned, m.last_activity_at, m.conversation_id)
+                < (v_after.is_pinned, v_after.last_activity_at, v_after.conversation_id)
+                and (p_unread is not true or m.unread_count > 0 or m.marked_unread)
+                and (v_q is null or private.inbox_matches(v_me, m.conversation_id, v_q))
+            order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
+            limit p_limit + 1
+        ) as r;
+    elsif p_unread then
+        select array_agg(r.place) into v_rows
+        from (
+            select row(m.is_pinned, m.last_activity_at, m.conversation_id)::private.inbox_place as place
+            from public.conversation_members as m
+            where
+                m.user_id = v_me
+                and m.left_at is null
+                and m.is_archived = v_archived
+                and (m.unread_count > 0 or m.marked_unread)
+                and (m.is_pinned, m.last_activity_at, m.conversation_id)
+                < (v_after.is_pinned, v_after.last_activity_at, v_after.conversation_id)
+                and (v_q is null or private.inbox_matches(v_me, m.conversation_id, v_q))
+            order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
+            limit p_limit + 1
+        ) as r;
+    else
+        select array_agg(r.place) into v_rows
+        from (
+            select row(m.is_pinned, m.last_activity_at, m.conversation_id)::private.inbox_place as place
+            from public.conversation_members as m
+            where
+                m.user_id = v_me
+                and m.left_at is null
+                and m.is_archived = v_archived
+                and (m.is_pinned, m.last_activity_at, m.conversation_id)
+                < (v_after.is_pinned, v_after.last_activity_at, v_after.conversation_id)
+                and (v_q is null or private.inbox_matches(v_me, m.conversation_id, v_q))
+            order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
+            limit p_limit + 1
+        ) as r;
+    end if;
+
+    return jsonb_build_object(
+        'conversations', coalesce((
+            select jsonb_agg(private.conversation_json(v_me, r.conversation_id) order by r.ordinal)
+            from unnest(v_rows) with ordinality as r (is_pinned, last_activity_at, conversation_id, ordinal)
+            where r.ordinal <= p_limit
+        ), '[]'::jsonb),
+        'nextCursor', case when cardinality(v_rows) > p_limit then private.inbox_cursor(
+            v_rows[p_limit].is_pinned, v_rows[p_limit].last_activity_at, v_rows[p_limit].conversation_id
+        ) end
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) IS 'Definer, because members see only their own rows of members; reads for auth.uid() only. See public.list_inbox.';
+
+CREATE FUNCTION private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_after private.inbox_place;
+    v_members public.conversation_members[];
+begin
+    if p_limit is null or p_limit not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'limit must be from 1 to 100.', hint = '/limit';
+    end if;
+    if not exists (
+        select 1
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = v_me and m.left_at is null
+    ) then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    if p_cursor is not null then
+        v_after := private.inbox_place_of(p_cursor);
+    end if;
+    select array_agg(m order by m.joined_at, m.user_id) into v_members
+    from (
+        select m.*
+        from public.conversation_members as m
+        where
+            m.conversation_id = p_conversation_id
+            and m.left_at is null
+            and (p_cursor is null or (m.joined_at, m.user_id) > (v_after.last_activity_at, v_after.conversation_id))
+        order by m.joined_at, m.user_id
+        limit p_limit + 1
+    ) as m;
+    return jsonb_build_object(
+        'members', coalesce((
+            select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
+            from unnest(v_members[:p_limit]) as m
+        ), '[]'::jsonb),
+        'nextCursor', case when cardinality(v_members) > p_limit then private.inbox_cursor(
+            false, v_members[p_limit].joined_at, v_members[p_limit].user_id
+        ) end
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) IS 'Definer, because members see only their own rows of members; reads for auth.uid() only. See public.list_members.';
+
+CREATE FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_first bigint;
+    v_end bigint;
+    v_from bigint;
+    v_to bigint;
+begin
+    if p_limit is null or p_limit not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'limit must be from 1 to 100.', hint = '/limit';
+    end if;
+    if num_nonnulls(p_before, p_after, p_around) > 1 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'Only one of before, after and around can be given.', hint = '/before';
+    end if;
+    select greatest(c.first_seq, m.visible_from_seq), c.last_seq + 1 into v_first, v_end
+    from public.conversation_members as m
+    inner join public.conversations as c on m.conversation_id = c.id
+    where m.conversation_id = p_conversation_id and m.user_id = v_me and m.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    v_end := greatest(v_end, v_first);
+
+    -- seq has no gaps, so a page is arithmetic: [v_from, v_to) inside [v_first, v_end). Bounded first, so nothing overflows.
+    if p_after is not null then
+        v_from := least(greatest(p_after, v_first - 1), v_end - 1) + 1;
+        v_to := least(v_from + p_limit, v_end);
+    elsif p_around is not null then
+        v_from := greatest(least(greatest(p_around, v_first), v_end) - p_limit / 2, v_first);
+        v_to := least(v_from + p_limit, v_end);
+        v_from := greatest(v_to - p_limit, v_first);
+    else
+        v_to := least(greatest(coalesce(p_before, v_end), v_first), v_end);
+        v_from := greatest(v_to - p_limit, v_first);
+    end if;
+    return jsonb_build_object(
+        'messages', private.message_page(p_conversation_id, v_from, v_to, p_limit),
+        'hasMoreBefore', v_from > v_first,
+        'hasMoreAfter', v_to < v_end
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) IS 'Definer, because statuses need the receipts of others; reads for auth.uid() only. See public.list_messages.';
 
 CREATE FUNCTION private.lock_heads(p_user_ids uuid[], p_floor bigint) RETURNS bigint
     LANGUAGE plpgsql
@@ -355,66 +1091,6 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.lock_heads(p_user_ids uuid[], p_floor bigint) IS 'Locks the heads of these people in id order, moves them to one new position above all of them, above p_floor and above the clock, and returns it. Every member has a head: see create_heads.';
-
-CREATE FUNCTION private.lock_pace(p_user_id uuid, p_kind text) RETURNS timestamp with time zone[]
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-declare
-    v_happened_at timestamptz[];
-begin
-    loop
-        select p.happened_at into v_happened_at
-        from private.paces as p
-        where p.user_id = p_user_id and p.kind = p_kind
-        for no key update;
-        exit when found;
-        insert into private.paces (user_id, kind) values (p_user_id, p_kind) on conflict do nothing;
-    end loop;
-    return v_happened_at;
-end;
-$$;
-
-COMMENT ON FUNCTION private.lock_pace(p_user_id uuid, p_kind text) IS 'Locks one pace row until the transaction ends, makes it if need be, and returns its times.';
-
-CREATE FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) RETURNS jsonb
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO ''
-    AS $$
-declare
-    v_me constant uuid := private.require_caller();
-begin
-    if p_up_to_seq < 0 then
-        raise sqlstate 'PT400' using
-            message = 'validation_failed', detail = 'upToSeq must not be negative.', hint = '/upToSeq';
-    end if;
-    return private.read_up_to(v_me, p_conversation_id, coalesce(p_up_to_seq, 9223372036854775807));
-end;
-$$;
-
-COMMENT ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_all_read.';
-
-CREATE FUNCTION private.mark_read(p_message_id uuid) RETURNS jsonb
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO ''
-    AS $$
-declare
-    v_me constant uuid := private.require_caller();
-    v_conversation_id uuid;
-    v_seq bigint;
-begin
-    select m.conversation_id, m.seq into v_conversation_id, v_seq
-    from public.messages as m
-    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
-    where m.id = p_message_id and me.user_id = v_me and me.left_at is null and me.visible_from_seq <= m.seq;
-    if not found then
-        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
-    end if;
-    return private.read_up_to(v_me, v_conversation_id, v_seq);
-end;
-$$;
-
-COMMENT ON FUNCTION private.mark_read(p_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_read.';
 
 CREATE FUNCTION private.uuid_v7() RETURNS uuid
     LANGUAGE plpgsql PARALLEL SAFE
@@ -493,6 +1169,251 @@ COMMENT ON COLUMN public.messages.deleted_at IS 'When its author deleted it.';
 COMMENT ON COLUMN public.messages.created_at IS 'When it was accepted, taken under the conversation''s lock.';
 
 COMMENT ON COLUMN public.messages.changed_position IS 'Position (microseconds) of its last change; see private.heads.';
+
+CREATE FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) RETURNS public.messages
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_message public.messages;
+begin
+    select m.* into v_message
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = p_me and me.left_at is null and me.visible_from_seq <= m.seq;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    if v_message.from_user_id <> p_me then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Only its author may change a message.';
+    end if;
+    perform 1 from public.conversations as c where c.id = v_message.conversation_id for no key update;
+    -- As it is under the lock; every change of a message takes it first.
+    select m.* into v_message
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = p_me and me.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    return v_message;
+end;
+$$;
+
+COMMENT ON FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) IS 'Locks the conversation of the caller''s own message and returns the message. Raises PT403 forbidden, PT404 not_found.';
+
+CREATE FUNCTION private.lock_pace(p_user_id uuid, p_kind text) RETURNS timestamp with time zone[]
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_happened_at timestamptz[];
+begin
+    loop
+        select p.happened_at into v_happened_at
+        from private.paces as p
+        where p.user_id = p_user_id and p.kind = p_kind
+        for no key update;
+        exit when found;
+        insert into private.paces (user_id, kind) values (p_user_id, p_kind) on conflict do nothing;
+    end loop;
+    return v_happened_at;
+end;
+$$;
+
+COMMENT ON FUNCTION private.lock_pace(p_user_id uuid, p_kind text) IS 'Locks one pace row until the transaction ends, makes it if need be, and returns its times.';
+
+CREATE FUNCTION private.manage_group(p_me uuid, p_conversation_id uuid) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_kind text;
+    v_role text;
+begin
+    select c.kind into v_kind
+    from public.conversations as c
+    where c.id = p_conversation_id and exists (
+        select 1
+        from public.conversation_members as m
+        where m.conversation_id = c.id and m.user_id = p_me and m.left_at is null
+    )
+    for no key update;
+    -- Asked again under the lock: the membership may have ended while we waited.
+    select m.role into v_role
+    from public.conversation_members as m
+    where m.conversation_id = p_conversation_id and m.user_id = p_me and m.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    if v_kind <> 'group' then
+        raise sqlstate 'PT422' using message = 'not_a_group', detail = 'Only a group has a title and members to manage.';
+    end if;
+    return v_role;
+end;
+$$;
+
+COMMENT ON FUNCTION private.manage_group(p_me uuid, p_conversation_id uuid) IS 'Locks a group and returns the role of p_me in it. Raises PT404 not_found, PT422 not_a_group.';
+
+CREATE FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+begin
+    if p_up_to_seq < 0 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'upToSeq must not be negative.', hint = '/upToSeq';
+    end if;
+    return private.read_up_to(v_me, p_conversation_id, coalesce(p_up_to_seq, 9223372036854775807));
+end;
+$$;
+
+COMMENT ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_all_read.';
+
+CREATE FUNCTION private.mark_read(p_message_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_conversation_id uuid;
+    v_seq bigint;
+begin
+    select m.conversation_id, m.seq into v_conversation_id, v_seq
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = v_me and me.left_at is null and me.visible_from_seq <= m.seq;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    return private.read_up_to(v_me, v_conversation_id, v_seq);
+end;
+$$;
+
+COMMENT ON FUNCTION private.mark_read(p_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_read.';
+
+CREATE TABLE public.conversation_members (
+    conversation_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role text DEFAULT 'member'::text NOT NULL,
+    visible_from_seq bigint DEFAULT 1 NOT NULL,
+    joined_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    left_at timestamp with time zone,
+    last_read_seq bigint DEFAULT 0 NOT NULL,
+    shared_read_seq bigint DEFAULT 0 NOT NULL,
+    shared_delivered_seq bigint DEFAULT 0 NOT NULL,
+    unread_count integer DEFAULT 0 NOT NULL,
+    archived_at timestamp with time zone,
+    muted_until timestamp with time zone,
+    pinned_at timestamp with time zone,
+    marked_unread boolean DEFAULT false NOT NULL,
+    last_activity_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    changed_position bigint DEFAULT 0 NOT NULL,
+    is_archived boolean GENERATED ALWAYS AS ((archived_at IS NOT NULL)) STORED NOT NULL,
+    is_pinned boolean GENERATED ALWAYS AS ((pinned_at IS NOT NULL)) STORED NOT NULL,
+    CONSTRAINT conversation_members_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text]))),
+    CONSTRAINT conversation_members_watermarks_check CHECK (((visible_from_seq >= 1) AND (last_read_seq >= 0) AND ((shared_read_seq >= 0) AND (shared_read_seq <= shared_delivered_seq)) AND (unread_count >= 0)))
+);
+ALTER TABLE ONLY public.conversation_members ALTER COLUMN user_id SET STATISTICS 0;
+
+COMMENT ON TABLE public.conversation_members IS 'One row per person and conversation: watermarks, unread, and the person''s own arrangement. Written by functions only.';
+
+COMMENT ON COLUMN public.conversation_members.conversation_id IS 'The conversation.';
+
+COMMENT ON COLUMN public.conversation_members.user_id IS 'auth.users.id; no foreign key, an account''s end deletes no rows.';
+
+COMMENT ON COLUMN public.conversation_members.role IS 'owner, admin or member; in direct conversations always member.';
+
+COMMENT ON COLUMN public.conversation_members.visible_from_seq IS 'The person reads messages from this seq on; rejoining sets it anew.';
+
+COMMENT ON COLUMN public.conversation_members.joined_at IS 'Start of the current membership.';
+
+COMMENT ON COLUMN public.conversation_members.left_at IS 'End of the membership; null while it lasts.';
+
+COMMENT ON COLUMN public.conversation_members.last_read_seq IS 'The person''s own read watermark.';
+
+COMMENT ON COLUMN public.conversation_members.shared_read_seq IS 'The read watermark that others see.';
+
+COMMENT ON COLUMN public.conversation_members.shared_delivered_seq IS 'The delivered watermark that others see; never below shared_read_seq.';
+
+COMMENT ON COLUMN public.conversation_members.unread_count IS 'Messages above greatest(last_read_seq, visible_from_seq - 1), not mine, visible.';
+
+COMMENT ON COLUMN public.conversation_members.archived_at IS 'Set while archived.';
+
+COMMENT ON COLUMN public.conversation_members.muted_until IS 'Muted until then.';
+
+COMMENT ON COLUMN public.conversation_members.pinned_at IS 'Set while pinned.';
+
+COMMENT ON COLUMN public.conversation_members.marked_unread IS 'The person''s own mark; reading clears it.';
+
+COMMENT ON COLUMN public.conversation_members.last_activity_at IS 'Sort key of the inbox: time of the newest message, or of joining.';
+
+COMMENT ON COLUMN public.conversation_members.changed_position IS 'Position of the newest change this person can see; see private.heads.';
+
+COMMENT ON COLUMN public.conversation_members.is_archived IS 'archived_at is set; for indexes.';
+
+COMMENT ON COLUMN public.conversation_members.is_pinned IS 'pinned_at is set; for indexes.';
+
+CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return private.profile_json(p_member.user_id) || jsonb_build_object(
+        'role', p_member.role, 'joinedAt', private.iso_time(p_member.joined_at)
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.member_json(p_member public.conversation_members) IS 'Shape Member: Profile with role and joinedAt.';
+
+CREATE FUNCTION private.message_history(p_message_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_message public.messages;
+begin
+    select m.* into v_message
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = v_me and me.left_at is null and me.visible_from_seq <= m.seq;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    -- What was deleted or hidden is so in all its versions.
+    return jsonb_build_object('versions', coalesce((
+        select jsonb_agg(
+            jsonb_build_object('version', t.version, 'body', t.body, 'createdAt', private.iso_time(t.created_at))
+            order by t.version
+        )
+        from (
+            select
+                b.version,
+                b.body,
+                coalesce(lag(b.replaced_at) over (order by b.version), v_message.created_at) as created_at
+            from (
+                select v.version, v.body, v.replaced_at
+                from private.message_versions as v
+                where v.message_id = p_message_id
+                union all
+                select count(*) + 1 as version, v_message.body as body, null as replaced_at
+                from private.message_versions as v
+                where v.message_id = p_message_id
+            ) as b
+            -- The newest hundred: texts can be long and edits many.
+            order by b.version desc
+            limit 100
+        ) as t
+        where v_message.state = 'visible'
+    ), '[]'::jsonb));
+end;
+$$;
+
+COMMENT ON FUNCTION private.message_history(p_message_id uuid) IS 'Definer, because versions are private; reads for auth.uid() only. See public.message_history.';
 
 CREATE FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -573,6 +1494,17 @@ $$;
 
 COMMENT ON FUNCTION private.my_conversation_ids() IS 'Definer, so that policies on members cannot recurse. The conversations the caller is in now; none without a caller.';
 
+CREATE FUNCTION private.normalize_line(p_text text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO ''
+    AS $$
+begin
+    return regexp_replace(private.normalize_text(p_text), '[ \t\n]+', ' ', 'g');
+end;
+$$;
+
+COMMENT ON FUNCTION private.normalize_line(p_text text) IS 'The same for names and titles, which are one line: runs of spaces, tabs and line ends become one space. Null stays null.';
+
 CREATE FUNCTION private.normalize_text(p_text text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO ''
@@ -605,36 +1537,6 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.normalize_text(p_text text) IS 'Line ends to LF, controls and bidirectional overrides removed, NFC, trimmed. Length is the caller''s business. Null stays null, and null is the answer for what is too dear to normalise: 255 combining marks in a row, or more than 65,536 code points beyond ASCII.';
-
-CREATE TABLE private.settings (
-    is_only_row boolean DEFAULT true NOT NULL,
-    send_count_max integer DEFAULT 100 NOT NULL,
-    send_window_s integer DEFAULT 60 NOT NULL,
-    new_conversation_count_max integer DEFAULT 30 NOT NULL,
-    new_conversation_window_s integer DEFAULT 3600 NOT NULL,
-    first_contact_count_max integer DEFAULT 30 NOT NULL,
-    first_contact_window_s integer DEFAULT 3600 NOT NULL,
-    anonymous_may_send boolean DEFAULT false NOT NULL,
-    CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max) <= 500)),
-    CONSTRAINT settings_is_only_row_check CHECK (is_only_row),
-    CONSTRAINT settings_positive_check CHECK ((LEAST(send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s, first_contact_count_max, first_contact_window_s) > 0))
-);
-
-COMMENT ON TABLE private.settings IS 'One row of limits that an administrator changes with update; in force at the next call.';
-
-COMMENT ON COLUMN private.settings.send_count_max IS 'Accepted sends per person in any send_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.send_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.new_conversation_count_max IS 'Conversations one person starts in any new_conversation_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.new_conversation_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.first_contact_count_max IS 'Strangers who may write to one person for the first time in any first_contact_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.first_contact_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.anonymous_may_send IS 'Whether accounts of Supabase anonymous sign-in may write.';
 
 CREATE FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) RETURNS uuid
     LANGUAGE plpgsql
@@ -681,6 +1583,19 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) IS 'Finds or makes the direct conversation, under the pair''s lock. Raises PT403 recipient_unavailable when the host''s gig_allows says no, PT429 rate_limited when p_me starts too many conversations or p_other hears from too many strangers.';
+
+CREATE FUNCTION private.own_profile_json(p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
+        'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id)
+    ));
+end;
+$$;
+
+COMMENT ON FUNCTION private.own_profile_json(p_user_id uuid) IS '{profile}: Profile and what only its owner sees.';
 
 CREATE FUNCTION private.pace_active(p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql IMMUTABLE
@@ -794,16 +1709,7 @@ begin
             'lastDeliveredSeq', greatest(v_me.last_read_seq, v_me.shared_delivered_seq)
         ),
         'unreadCount', v_me.unread_count,
-        'unreadTotal', (
-            select coalesce(sum(m.unread_count), 0)
-            from public.conversation_members as m
-            where
-                m.user_id = p_user_id
-                and m.left_at is null
-                and m.archived_at is null
-                and m.unread_count > 0
-                and (m.muted_until is null or m.muted_until <= now())
-        )
+        'unreadTotal', private.unread_totals(p_user_id) -> 'messages'
     );
 end;
 $$;
@@ -829,6 +1735,81 @@ $$;
 
 COMMENT ON FUNCTION private.receipts_json(p_conversation_id uuid) IS 'The shared watermarks of all current members as an array of Receipt.';
 
+CREATE FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_my_role constant text := private.manage_group(v_me, p_conversation_id);
+    v_role text;
+begin
+    select m.role into v_role
+    from public.conversation_members as m
+    where m.conversation_id = p_conversation_id and m.user_id = p_user_id and m.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such member.';
+    end if;
+    if p_user_id <> v_me and (v_my_role = 'member' or (v_my_role = 'admin' and v_role <> 'member')) then
+        raise sqlstate 'PT403' using
+            message = 'forbidden', detail = 'Owners may remove anybody, admins may remove members, everybody may leave.';
+    end if;
+    perform private.end_membership(p_conversation_id, p_user_id);
+    return jsonb_build_object('conversationId', p_conversation_id, 'userId', p_user_id);
+end;
+$$;
+
+COMMENT ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.remove_member.';
+
+CREATE FUNCTION private.replace_body(p_message public.messages, p_body text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_position bigint;
+    v_event_seq bigint;
+    v_now timestamptz;
+begin
+    select private.lock_heads(array(
+        select m.user_id
+        from public.conversation_members as m
+        where m.conversation_id = p_message.conversation_id and m.left_at is null
+    ), c.position) into v_position
+    from public.conversations as c
+    where c.id = p_message.conversation_id;
+    v_now := clock_timestamp();
+
+    insert into private.message_versions (message_id, version, body, replaced_at)
+    select p_message.id, count(*) + 1, p_message.body, v_now
+    from private.message_versions as v
+    where v.message_id = p_message.id;
+    update public.conversations as c
+    set event_seq = c.event_seq + 1, position = v_position
+    where c.id = p_message.conversation_id
+    returning c.event_seq into v_event_seq;
+    update public.messages as m
+    set
+        body = p_body,
+        state = case when p_body is null then 'deleted' else m.state end,
+        edited_at = case when p_body is null then m.edited_at else v_now end,
+        deleted_at = case when p_body is null then v_now end,
+        event_seq = v_event_seq,
+        changed_position = v_position
+    where m.id = p_message.id;
+    update public.conversation_members as m
+    set
+        changed_position = v_position,
+        -- A deleted message was counted by whoever had not read it.
+        unread_count = m.unread_count - (
+            p_body is null and m.user_id <> p_message.from_user_id
+            and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
+        )::integer
+    where m.conversation_id = p_message.conversation_id and m.left_at is null;
+end;
+$$;
+
+COMMENT ON FUNCTION private.replace_body(p_message public.messages, p_body text) IS 'Writes another text to a visible message of a locked conversation, or null to delete it, and keeps the one before.';
+
 CREATE FUNCTION private.require_caller() RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -844,6 +1825,22 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.require_caller() IS 'The caller''s id from the verified token; raises PT401 unauthenticated without one.';
+
+CREATE FUNCTION private.require_writer(p_me uuid, p_settings private.settings) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    if
+        not private.account_is_active(p_me)
+        or (not p_settings.anonymous_may_send and exists (select 1 from auth.users as u where u.id = p_me and u.is_anonymous))
+    then
+        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) IS 'Raises PT403 account_unavailable unless the account exists, is not banned, and is not anonymous (or the settings allow that).';
 
 CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -878,12 +1875,7 @@ begin
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
     v_sent_at := private.lock_pace(v_me, 'send');
     select s.* into v_settings from private.settings as s;
-    if
-        not private.account_is_active(v_me)
-        or (not v_settings.anonymous_may_send and exists (select 1 from auth.users as u where u.id = v_me and u.is_anonymous))
-    then
-        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
-    end if;
+    perform private.require_writer(v_me, v_settings);
 
     if p_conversation_id is null then
         v_conversation_id := private.find_direct(v_me, p_to_user_id, p_gig_id);
@@ -1024,6 +2016,217 @@ $$;
 
 COMMENT ON FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) IS 'The definition of unread: visible messages of others above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)).';
 
+CREATE FUNCTION private.unread_counts() RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+    return private.unread_totals(private.require_caller());
+end;
+$$;
+
+COMMENT ON FUNCTION private.unread_counts() IS 'Definer, because private.unread_totals takes any person; reads for auth.uid() only. See public.unread_counts.';
+
+CREATE FUNCTION private.unread_totals(p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return (
+        select jsonb_build_object('messages', coalesce(sum(m.unread_count), 0), 'conversations', count(*))
+        from public.conversation_members as m
+        where
+            m.user_id = p_user_id
+            and m.left_at is null
+            and not m.is_archived
+            and (m.unread_count > 0 or m.marked_unread)
+            and (m.muted_until is null or m.muted_until <= now())
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.unread_totals(p_user_id uuid) IS 'The badge, {messages, conversations}: what is unread or marked so, without muted and archived conversations.';
+
+CREATE FUNCTION private.update_conversation(p_conversation_id uuid, p_changes jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+    v_me constant uuid := private.require_caller();
+    v_conversation public.conversations;
+    v_me_before public.conversation_members;
+    v_me_after public.conversation_members;
+    v_renames boolean;
+    v_title constant text := private.normalize_line(p_changes ->> 'title');
+    v_muted_until timestamptz;
+    v_concerned uuid[] := array[v_me];
+    v_position bigint;
+    v_now timestamptz;
+begin
+    perform private.check_members(p_changes, '{
+        "archived": ["boolean"], "pinned": ["boolean"], "markedUnread": ["boolean"], "mutedUntil": ["string", "null"],
+        "title": ["string"]
+    }');
+    if p_changes ? 'title' and coalesce(char_length(v_title), 0) not between 1 and 120 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The title must have 1 to 120 characters after normalisation.', hint = '/title';
+    end if;
+    if p_changes ->> 'mutedUntil' is not null then
+        if p_changes ->> 'mutedUntil' !~ '^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$' then
+            raise sqlstate 'PT400' using
+                message = 'validation_failed', detail = 'mutedUntil must be an RFC 3339 time or null.', hint = '/mutedUntil';
+        end if;
+        begin
+            v_muted_until := (p_changes ->> 'mutedUntil')::timestamptz;
+        exception
+            when datetime_field_overflow or invalid_datetime_format or invalid_time_zone_displacement_value then
+                v_muted_until := 'infinity';
+        end;
+        if v_muted_until >= '10000-01-01T00:00:00Z' then
+            raise sqlstate 'PT400' using
+                message = 'validation_failed', detail = 'mutedUntil must be a time before the year 10000.', hint = '/mutedUntil';
+        end if;
+    end if;
+
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = p_conversation_id and exists (
+        select 1
+        from public.conversation_members as m
+        where m.conversation_id = c.id and m.user_id = v_me and m.left_at is null
+    )
+    for no key update;
+    -- Asked again under the lock: the membership may have ended while we waited.
+    select m.* into v_me_before
+    from public.conversation_members as m
+    where m.conversation_id = v_conversation.id and m.user_id = v_me and m.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    if p_changes ? 'title' and v_conversation.kind <> 'group' then
+        raise sqlstate 'PT422' using message = 'not_a_group', detail = 'Only a group has a title and members to manage.';
+    end if;
+    if p_changes ? 'title' and v_me_before.role not in ('owner', 'admin') then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Only owners and admins may change the title.';
+    end if;
+
+    v_now := clock_timestamp();
+    v_me_after := v_me_before;
+    if p_changes ? 'archived' then
+        v_me_after.archived_at := case when (p_changes ->> 'archived')::boolean then coalesce(v_me_before.archived_at, v_now) end;
+    end if;
+    if p_changes ? 'pinned' then
+        v_me_after.pinned_at := case when (p_changes ->> 'pinned')::boolean then coalesce(v_me_before.pinned_at, v_now) end;
+    end if;
+    if p_changes ? 'mutedUntil' then
+        v_me_after.muted_until := case when v_muted_until > v_now then v_muted_until end;
+    end if;
+    if p_changes ? 'markedUnread' then
+        v_me_after.marked_unread := (p_changes ->> 'markedUnread')::boolean;
+    end if;
+    v_renames := p_changes ? 'title' and v_title <> v_conversation.title;
+
+    -- What is so already changes nothing, so a repeat tells nobody.
+    if v_renames or v_me_after is distinct from v_me_before then
+        if v_renames then
+            v_concerned := array(
+                select m.user_id
+                from public.conversation_members as m
+                where m.conversation_id = p_conversation_id and m.left_at is null
+            );
+        end if;
+        v_position := private.lock_heads(v_concerned, v_conversation.position);
+        if v_renames then
+            update public.conversations as c
+            set title = v_title, event_seq = c.event_seq + 1, position = v_position
+            where c.id = p_conversation_id;
+        end if;
+        update public.conversation_members as m
+        set changed_position = v_position
+        where m.conversation_id = p_conversation_id and m.user_id = any(v_concerned) and m.left_at is null;
+        update public.conversation_members as m
+        set
+            archived_at = v_me_after.archived_at,
+            pinned_at = v_me_after.pinned_at,
+            muted_until = v_me_after.muted_until,
+            marked_unread = v_me_after.marked_unread
+        where m.conversation_id = p_conversation_id and m.user_id = v_me;
+    end if;
+    return jsonb_build_object('conversation', private.conversation_json(v_me, p_conversation_id));
+end;
+$_$;
+
+COMMENT ON FUNCTION private.update_conversation(p_conversation_id uuid, p_changes jsonb) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.update_conversation.';
+
+CREATE FUNCTION private.update_profile(p_changes jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+    v_me constant uuid := private.require_caller();
+    v_name constant text := private.normalize_line(p_changes ->> 'displayName');
+begin
+    perform private.check_members(p_changes, '{
+        "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"]
+    }');
+    if p_changes ? 'displayName' and coalesce(char_length(v_name), 0) not between 1 and 80 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The name must have 1 to 80 characters after normalisation.',
+            hint = '/displayName';
+    end if;
+    if not private.avatar_url_is_allowed(v_me, p_changes ->> 'avatarUrl') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The picture must be an https URL or an object of your own in Storage.',
+            hint = '/avatarUrl';
+    end if;
+    if p_changes ->> 'locale' !~ '^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$' or length(p_changes ->> 'locale') > 35 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
+    end if;
+    if not private.account_is_active(v_me) then
+        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
+    end if;
+    insert into public.profiles as p (user_id, display_name, avatar_url, locale)
+    values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
+    on conflict (user_id) do update set
+        display_name = case when p_changes ? 'displayName' then excluded.display_name else p.display_name end,
+        avatar_url = case when p_changes ? 'avatarUrl' then excluded.avatar_url else p.avatar_url end,
+        locale = case when p_changes ? 'locale' then excluded.locale else p.locale end,
+        updated_at = clock_timestamp();
+    return private.own_profile_json(v_me);
+end;
+$_$;
+
+COMMENT ON FUNCTION private.update_profile(p_changes jsonb) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.update_profile.';
+
+CREATE FUNCTION public.add_members(p_conversation_id uuid DEFAULT NULL::uuid, p_user_ids uuid[] DEFAULT '{}'::uuid[], p_role text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.add_members(p_conversation_id, p_user_ids, p_role);
+
+COMMENT ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) IS 'Adds people to a group (default role member), or sets the role of people who are in it, and answers them: {members}. Owners and admins may add; only owners give other roles. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, account_unavailable or recipient_unavailable, PT404 not_found, PT422 not_a_group or group_full, PT429 rate_limited.';
+
+CREATE FUNCTION public.create_group(p_title text DEFAULT NULL::text, p_member_ids uuid[] DEFAULT '{}'::uuid[], p_gig_id uuid DEFAULT NULL::uuid, p_client_group_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.create_group(p_title, p_member_ids, p_gig_id, p_client_group_id);
+
+COMMENT ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) IS 'Makes a group owned by the caller, once per (caller, p_client_group_id): {conversation, created}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 group_full, PT429 rate_limited.';
+
+CREATE FUNCTION public.delete_message(p_message_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.delete_message(p_message_id);
+
+COMMENT ON FUNCTION public.delete_message(p_message_id uuid) IS 'Deletes the caller''s own message for everybody; a tombstone without text stays, so seq has no gap: {message}. A repeat changes nothing. Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found.';
+
+CREATE FUNCTION public.edit_message(p_message_id uuid DEFAULT NULL::uuid, p_body text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.edit_message(p_message_id, p_body);
+
+COMMENT ON FUNCTION public.edit_message(p_message_id uuid, p_body text) IS 'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or account_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed, PT429 rate_limited.';
+
 CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -1031,12 +2234,40 @@ CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uui
 
 COMMENT ON FUNCTION public.get_conversation(p_conversation_id uuid) IS 'One conversation with its newest 30 messages, ascending: {conversation}. Raises PT401 unauthenticated, PT404 not_found (also for a conversation of others).';
 
+CREATE FUNCTION public.get_profile() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.get_profile();
+
+COMMENT ON FUNCTION public.get_profile() IS 'The caller''s own profile, {profile}: Profile and locale. Raises PT401 unauthenticated.';
+
 CREATE FUNCTION public.list_conversations(p_limit integer DEFAULT 30, p_offset integer DEFAULT 0) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
     RETURN private.list_conversations(p_limit, p_offset);
 
 COMMENT ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) IS 'The caller''s conversations that are not archived: {conversations, total}; pinned first, then newest activity, then id, both descending. p_limit 1 to 100, p_offset 0 to 1,000,000. Raises PT400 validation_failed, PT401 unauthenticated.';
+
+CREATE FUNCTION public.list_inbox(p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text, p_unread boolean DEFAULT NULL::boolean, p_archived boolean DEFAULT NULL::boolean, p_gig_id uuid DEFAULT NULL::uuid, p_with_user_id uuid DEFAULT NULL::uuid, p_q text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.list_inbox(p_limit, p_cursor, p_unread, p_archived, p_gig_id, p_with_user_id, p_q);
+
+COMMENT ON FUNCTION public.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) IS 'A page of the caller''s inbox, {conversations, nextCursor}: pinned first, then newest activity, then id, all descending. p_unread: only what is unread; p_archived: the archive instead; p_gig_id, p_with_user_id (direct conversations); p_q: in titles and names, folded. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
+
+CREATE FUNCTION public.list_members(p_conversation_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.list_members(p_conversation_id, p_limit, p_cursor);
+
+COMMENT ON FUNCTION public.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) IS 'A page of the current members, by time of joining: {members, nextCursor}. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated, PT404 not_found.';
+
+CREATE FUNCTION public.list_messages(p_conversation_id uuid DEFAULT NULL::uuid, p_before bigint DEFAULT NULL::bigint, p_after bigint DEFAULT NULL::bigint, p_around bigint DEFAULT NULL::bigint, p_limit integer DEFAULT 30) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.list_messages(p_conversation_id, p_before, p_after, p_around, p_limit);
+
+COMMENT ON FUNCTION public.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) IS 'A page of messages, ascending: {messages, hasMoreBefore, hasMoreAfter}. Newest first page without a place; seq < p_before; seq > p_after; or p_around in the middle. Raises PT400 validation_failed, PT401 unauthenticated, PT404 not_found.';
 
 CREATE FUNCTION public.mark_all_read(p_conversation_id uuid DEFAULT NULL::uuid, p_up_to_seq bigint DEFAULT NULL::bigint) RETURNS jsonb
     LANGUAGE sql
@@ -1052,12 +2283,64 @@ CREATE FUNCTION public.mark_read(p_message_id uuid DEFAULT NULL::uuid) RETURNS j
 
 COMMENT ON FUNCTION public.mark_read(p_message_id uuid) IS 'Marks everything up to this message as read: {receipt, unreadCount, unreadTotal}. Raises PT401 unauthenticated, PT404 not_found (also for a message of others).';
 
+CREATE FUNCTION public.message_history(p_message_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.message_history(p_message_id);
+
+COMMENT ON FUNCTION public.message_history(p_message_id uuid) IS 'The newest 100 texts a visible message has had, oldest first, the last one in force: {versions}; none for a deleted or hidden one. Raises PT401 unauthenticated, PT404 not_found.';
+
+CREATE FUNCTION public.remove_member(p_conversation_id uuid DEFAULT NULL::uuid, p_user_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.remove_member(p_conversation_id, p_user_id);
+
+COMMENT ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) IS 'Removes somebody from a group, oneself to leave: {conversationId, userId}. Owners may remove anybody, admins members. When the last owner goes, the longest-standing admin, else member, becomes owner. Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found, PT422 not_a_group.';
+
 CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversation_id uuid DEFAULT NULL::uuid, p_to_user_id uuid DEFAULT NULL::uuid, p_gig_id uuid DEFAULT NULL::uuid, p_client_message_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     RETURN private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id);
 
 COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, conversation, created, pace}; a replay has created = false and the message as it is now. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
+
+CREATE FUNCTION public.unread_counts() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.unread_counts();
+
+COMMENT ON FUNCTION public.unread_counts() IS 'The caller''s badge, {messages, conversations}, without muted and archived conversations. Raises PT401 unauthenticated.';
+
+CREATE FUNCTION public.update_conversation(p_conversation_id uuid DEFAULT NULL::uuid, p_changes jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.update_conversation(p_conversation_id, p_changes);
+
+COMMENT ON FUNCTION public.update_conversation(p_conversation_id uuid, p_changes jsonb) IS 'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, PT404 not_found, PT422 not_a_group.';
+
+CREATE FUNCTION public.update_profile(p_changes jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.update_profile(p_changes);
+
+COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable.';
+
+CREATE TABLE private.group_keys (
+    created_by uuid NOT NULL,
+    client_group_id uuid NOT NULL,
+    request_digest bytea NOT NULL,
+    conversation_id uuid NOT NULL
+);
+
+COMMENT ON TABLE private.group_keys IS 'Every group by its idempotency key, so that a late retry is never a second group.';
+
+COMMENT ON COLUMN private.group_keys.created_by IS 'Who made it.';
+
+COMMENT ON COLUMN private.group_keys.client_group_id IS 'The key, chosen by the client; unique per person.';
+
+COMMENT ON COLUMN private.group_keys.request_digest IS 'SHA-256 of the request as sent: normalised title, gig, sorted members.';
+
+COMMENT ON COLUMN private.group_keys.conversation_id IS 'The group it made.';
 
 CREATE TABLE private.heads (
     user_id uuid NOT NULL,
@@ -1071,11 +2354,28 @@ COMMENT ON COLUMN private.heads.user_id IS 'auth.users.id.';
 
 COMMENT ON COLUMN private.heads."position" IS 'Microseconds since 1970 or later: unique and rising per person, never reissued, below 2^53.';
 
+CREATE TABLE private.message_versions (
+    message_id uuid NOT NULL,
+    version integer NOT NULL,
+    body text NOT NULL,
+    replaced_at timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE private.message_versions IS 'What a message said before each edit and before its deletion. Outlives the message.';
+
+COMMENT ON COLUMN private.message_versions.message_id IS 'public.messages.id; no foreign key.';
+
+COMMENT ON COLUMN private.message_versions.version IS '1 is the text as it was sent.';
+
+COMMENT ON COLUMN private.message_versions.body IS 'The text of this version.';
+
+COMMENT ON COLUMN private.message_versions.replaced_at IS 'When the next version, or the deletion, took its place.';
+
 CREATE TABLE private.paces (
     user_id uuid NOT NULL,
     kind text NOT NULL,
     happened_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
-    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text])))
+    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text])))
 )
 WITH (fillfactor='50');
 
@@ -1083,7 +2383,7 @@ COMMENT ON TABLE private.paces IS 'Times of a person''s counted events inside th
 
 COMMENT ON COLUMN private.paces.user_id IS 'auth.users.id: the sender, or the recipient of first contacts.';
 
-COMMENT ON COLUMN private.paces.kind IS 'send, new_conversation (started by the person) or first_contact (received from a stranger).';
+COMMENT ON COLUMN private.paces.kind IS 'send, edit, new_conversation (started by the person) or first_contact (received from a stranger).';
 
 COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the window is dropped at the next write.';
 
@@ -1104,67 +2404,12 @@ COMMENT ON COLUMN private.send_keys.request_digest IS 'SHA-256 of the request as
 
 COMMENT ON COLUMN private.send_keys.message_id IS 'The message it made.';
 
-CREATE TABLE public.conversation_members (
-    conversation_id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    role text DEFAULT 'member'::text NOT NULL,
-    visible_from_seq bigint DEFAULT 1 NOT NULL,
-    joined_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    left_at timestamp with time zone,
-    last_read_seq bigint DEFAULT 0 NOT NULL,
-    shared_read_seq bigint DEFAULT 0 NOT NULL,
-    shared_delivered_seq bigint DEFAULT 0 NOT NULL,
-    unread_count integer DEFAULT 0 NOT NULL,
-    archived_at timestamp with time zone,
-    muted_until timestamp with time zone,
-    pinned_at timestamp with time zone,
-    marked_unread boolean DEFAULT false NOT NULL,
-    last_activity_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    changed_position bigint DEFAULT 0 NOT NULL,
-    CONSTRAINT conversation_members_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text]))),
-    CONSTRAINT conversation_members_watermarks_check CHECK (((visible_from_seq >= 1) AND (last_read_seq >= 0) AND ((shared_read_seq >= 0) AND (shared_read_seq <= shared_delivered_seq)) AND (unread_count >= 0)))
-);
-ALTER TABLE ONLY public.conversation_members ALTER COLUMN user_id SET STATISTICS 0;
-
-COMMENT ON TABLE public.conversation_members IS 'One row per person and conversation: watermarks, unread, and the person''s own arrangement. Written by functions only.';
-
-COMMENT ON COLUMN public.conversation_members.conversation_id IS 'The conversation.';
-
-COMMENT ON COLUMN public.conversation_members.user_id IS 'auth.users.id; no foreign key, an account''s end deletes no rows.';
-
-COMMENT ON COLUMN public.conversation_members.role IS 'owner, admin or member; in direct conversations always member.';
-
-COMMENT ON COLUMN public.conversation_members.visible_from_seq IS 'The person reads messages from this seq on; rejoining sets it anew.';
-
-COMMENT ON COLUMN public.conversation_members.joined_at IS 'Start of the current membership.';
-
-COMMENT ON COLUMN public.conversation_members.left_at IS 'End of the membership; null while it lasts.';
-
-COMMENT ON COLUMN public.conversation_members.last_read_seq IS 'The person''s own read watermark.';
-
-COMMENT ON COLUMN public.conversation_members.shared_read_seq IS 'The read watermark that others see.';
-
-COMMENT ON COLUMN public.conversation_members.shared_delivered_seq IS 'The delivered watermark that others see; never below shared_read_seq.';
-
-COMMENT ON COLUMN public.conversation_members.unread_count IS 'Messages above greatest(last_read_seq, visible_from_seq - 1), not mine, visible.';
-
-COMMENT ON COLUMN public.conversation_members.archived_at IS 'Set while archived.';
-
-COMMENT ON COLUMN public.conversation_members.muted_until IS 'Muted until then.';
-
-COMMENT ON COLUMN public.conversation_members.pinned_at IS 'Set while pinned.';
-
-COMMENT ON COLUMN public.conversation_members.marked_unread IS 'The person''s own mark; reading clears it.';
-
-COMMENT ON COLUMN public.conversation_members.last_activity_at IS 'Sort key of the inbox: time of the newest message, or of joining.';
-
-COMMENT ON COLUMN public.conversation_members.changed_position IS 'Position of the newest change this person can see; see private.heads.';
-
 CREATE TABLE public.conversations (
     id uuid DEFAULT private.uuid_v7() NOT NULL,
     kind text NOT NULL,
     gig_id uuid,
     title text,
+    search_title text GENERATED ALWAYS AS (private.fold_text(title)) STORED,
     created_by uuid NOT NULL,
     direct_low uuid,
     direct_high uuid,
@@ -1175,8 +2420,9 @@ CREATE TABLE public.conversations (
     last_message_at timestamp with time zone,
     live_epoch integer DEFAULT 1 NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT conversations_kind_check CHECK ((((kind = 'direct'::text) AND (direct_low IS NOT NULL) AND (direct_high IS NOT NULL) AND (direct_low < direct_high) AND (title IS NULL)) OR ((kind = 'group'::text) AND (direct_low IS NULL) AND (direct_high IS NULL)))),
-    CONSTRAINT conversations_seq_check CHECK ((((first_seq >= 1) AND (first_seq <= (last_seq + 1))) AND (event_seq >= last_seq)))
+    CONSTRAINT conversations_kind_check CHECK ((((kind = 'direct'::text) AND (direct_low IS NOT NULL) AND (direct_high IS NOT NULL) AND (direct_low < direct_high) AND (title IS NULL)) OR ((kind = 'group'::text) AND (direct_low IS NULL) AND (direct_high IS NULL) AND (title IS NOT NULL)))),
+    CONSTRAINT conversations_seq_check CHECK ((((first_seq >= 1) AND (first_seq <= (last_seq + 1))) AND (event_seq >= last_seq))),
+    CONSTRAINT conversations_title_check CHECK (((char_length(title) >= 1) AND (char_length(title) <= 120)))
 );
 ALTER TABLE ONLY public.conversations ALTER COLUMN gig_id SET STATISTICS 0;
 ALTER TABLE ONLY public.conversations ALTER COLUMN created_by SET STATISTICS 0;
@@ -1191,7 +2437,9 @@ COMMENT ON COLUMN public.conversations.kind IS 'direct or group.';
 
 COMMENT ON COLUMN public.conversations.gig_id IS 'A row the host application owns; see private.gig_allows. Null: not about a gig.';
 
-COMMENT ON COLUMN public.conversations.title IS 'Groups only.';
+COMMENT ON COLUMN public.conversations.title IS 'Groups only: normalised, 1 to 120 code points.';
+
+COMMENT ON COLUMN public.conversations.search_title IS 'title folded for searches.';
 
 COMMENT ON COLUMN public.conversations.created_by IS 'Who wrote first or made the group.';
 
@@ -1218,6 +2466,7 @@ CREATE TABLE public.profiles (
     display_name text,
     avatar_url text,
     locale text,
+    search_name text GENERATED ALWAYS AS (private.fold_text(display_name)) STORED,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT profiles_avatar_url_check CHECK (((char_length(avatar_url) <= 2048) AND (avatar_url ~ '^https?://'::text))),
@@ -1225,7 +2474,7 @@ CREATE TABLE public.profiles (
     CONSTRAINT profiles_locale_check CHECK (((char_length(locale) >= 2) AND (char_length(locale) <= 35)))
 );
 
-COMMENT ON TABLE public.profiles IS 'What others see of a person. Written by the sign-up trigger. No foreign key to auth.users: a missing row renders as a fallback.';
+COMMENT ON TABLE public.profiles IS 'What others see of a person. Written by the sign-up trigger and update_profile. No foreign key to auth.users: a missing row renders as a fallback.';
 
 COMMENT ON COLUMN public.profiles.user_id IS 'auth.users.id.';
 
@@ -1235,12 +2484,20 @@ COMMENT ON COLUMN public.profiles.avatar_url IS 'An absolute http(s) URL, at mos
 
 COMMENT ON COLUMN public.profiles.locale IS 'BCP 47 language tag; for the host application''s own use.';
 
+COMMENT ON COLUMN public.profiles.search_name IS 'display_name folded for searches.';
+
 COMMENT ON COLUMN public.profiles.created_at IS 'When the row was made.';
 
 COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last.';
 
+ALTER TABLE ONLY private.group_keys
+    ADD CONSTRAINT group_keys_pkey PRIMARY KEY (created_by, client_group_id);
+
 ALTER TABLE ONLY private.heads
     ADD CONSTRAINT heads_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY private.message_versions
+    ADD CONSTRAINT message_versions_pkey PRIMARY KEY (message_id, version);
 
 ALTER TABLE ONLY private.paces
     ADD CONSTRAINT paces_pkey PRIMARY KEY (user_id, kind);
@@ -1263,13 +2520,15 @@ ALTER TABLE ONLY public.messages
 ALTER TABLE ONLY public.profiles
     ADD CONSTRAINT profiles_pkey PRIMARY KEY (user_id);
 
-CREATE INDEX conversation_members_inbox_idx ON public.conversation_members USING btree (user_id, ((pinned_at IS NOT NULL)) DESC, last_activity_at DESC, conversation_id DESC) WHERE ((left_at IS NULL) AND (archived_at IS NULL));
+CREATE INDEX conversation_members_inbox_idx ON public.conversation_members USING btree (user_id, is_archived, is_pinned DESC, last_activity_at DESC, conversation_id DESC) WHERE (left_at IS NULL);
 
-CREATE INDEX conversation_members_unread_idx ON public.conversation_members USING btree (user_id) INCLUDE (unread_count, muted_until) WHERE ((left_at IS NULL) AND (archived_at IS NULL) AND (unread_count > 0));
-
-CREATE INDEX conversation_members_user_id_idx ON public.conversation_members USING btree (user_id, conversation_id) INCLUDE (visible_from_seq) WHERE (left_at IS NULL);
+CREATE INDEX conversation_members_unread_idx ON public.conversation_members USING btree (user_id, is_archived, is_pinned DESC, last_activity_at DESC, conversation_id DESC) INCLUDE (unread_count, muted_until) WHERE ((left_at IS NULL) AND ((unread_count > 0) OR marked_unread));
 
 CREATE UNIQUE INDEX conversations_direct_low_direct_high_gig_id_key ON public.conversations USING btree (direct_low, direct_high, gig_id) NULLS NOT DISTINCT WHERE (kind = 'direct'::text);
+
+CREATE INDEX conversations_gig_id_direct_high_idx ON public.conversations USING btree (gig_id, direct_high) WHERE (gig_id IS NOT NULL);
+
+CREATE INDEX conversations_gig_id_direct_low_idx ON public.conversations USING btree (gig_id, direct_low) WHERE (gig_id IS NOT NULL);
 
 CREATE UNIQUE INDEX messages_conversation_id_seq_key ON public.messages USING btree (conversation_id, seq);
 
@@ -1305,39 +2564,92 @@ GRANT USAGE ON SCHEMA public TO anon;
 GRANT USAGE ON SCHEMA public TO authenticated;
 GRANT USAGE ON SCHEMA public TO service_role;
 
+REVOKE ALL ON TYPE private.inbox_place FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.account_is_active(p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.check_members(p_object jsonb, p_types jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.create_heads(p_user_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.create_profile() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.delete_message(p_message_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.delete_message(p_message_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.fold_text(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.forget_profile() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.get_conversation(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_conversation(p_conversation_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.get_profile() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.get_profile() TO authenticated;
+
 REVOKE ALL ON FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.has_long_mark_run(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.inbox_matches(p_user_id uuid, p_conversation_id uuid, p_folded text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.inbox_place_of(p_cursor text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.iso_time(p_at timestamp with time zone) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_role text, p_settings private.settings) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.leave_all_groups() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[], p_floor bigint) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.uuid_v7() FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.messages TO authenticated;
+GRANT SELECT ON TABLE public.messages TO service_role;
+
+REVOKE ALL ON FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.lock_pace(p_user_id uuid, p_kind text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.manage_group(p_me uuid, p_conversation_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) TO authenticated;
@@ -1345,10 +2657,13 @@ GRANT ALL ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq 
 REVOKE ALL ON FUNCTION private.mark_read(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.mark_read(p_message_id uuid) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.uuid_v7() FROM PUBLIC;
+GRANT SELECT ON TABLE public.conversation_members TO authenticated;
+GRANT SELECT ON TABLE public.conversation_members TO service_role;
 
-GRANT SELECT ON TABLE public.messages TO authenticated;
-GRANT SELECT ON TABLE public.messages TO service_role;
+REVOKE ALL ON FUNCTION private.member_json(p_member public.conversation_members) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.message_history(p_message_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.message_history(p_message_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) FROM PUBLIC;
 
@@ -1360,9 +2675,13 @@ GRANT ALL ON FUNCTION private.my_contact_ids() TO authenticated;
 REVOKE ALL ON FUNCTION private.my_conversation_ids() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.my_conversation_ids() TO authenticated;
 
+REVOKE ALL ON FUNCTION private.normalize_line(p_text text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.normalize_text(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.own_profile_json(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.pace_active(p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
 
@@ -1374,7 +2693,14 @@ REVOKE ALL ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid
 
 REVOKE ALL ON FUNCTION private.receipts_json(p_conversation_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.require_caller() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) TO authenticated;
@@ -1383,11 +2709,46 @@ REVOKE ALL ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_ma
 
 REVOKE ALL ON FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.unread_counts() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.unread_counts() TO authenticated;
+
+REVOKE ALL ON FUNCTION private.unread_totals(p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.update_conversation(p_conversation_id uuid, p_changes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.update_conversation(p_conversation_id uuid, p_changes jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.update_profile(p_changes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.update_profile(p_changes jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.delete_message(p_message_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.delete_message(p_message_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.edit_message(p_message_id uuid, p_body text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.edit_message(p_message_id uuid, p_body text) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.get_profile() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_profile() TO authenticated;
+
 REVOKE ALL ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) TO authenticated;
@@ -1395,11 +2756,23 @@ GRANT ALL ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq b
 REVOKE ALL ON FUNCTION public.mark_read(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.mark_read(p_message_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.message_history(p_message_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.message_history(p_message_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) TO authenticated;
 
-GRANT SELECT ON TABLE public.conversation_members TO authenticated;
-GRANT SELECT ON TABLE public.conversation_members TO service_role;
+REVOKE ALL ON FUNCTION public.unread_counts() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.unread_counts() TO authenticated;
+
+REVOKE ALL ON FUNCTION public.update_conversation(p_conversation_id uuid, p_changes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.update_conversation(p_conversation_id uuid, p_changes jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.update_profile(p_changes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.update_profile(p_changes jsonb) TO authenticated;
 
 GRANT SELECT ON TABLE public.conversations TO authenticated;
 GRANT SELECT ON TABLE public.conversations TO service_role;
@@ -1409,13 +2782,23 @@ GRANT SELECT ON TABLE public.profiles TO service_role;
 
 -- Triggers on tables of Supabase
 
+CREATE TRIGGER groups_leave_after_delete AFTER DELETE ON auth.users FOR EACH ROW EXECUTE FUNCTION private.leave_all_groups();
+CREATE TRIGGER groups_leave_after_update AFTER UPDATE OF deleted_at ON auth.users FOR EACH ROW WHEN (((new.deleted_at IS NOT NULL) AND (old.deleted_at IS NULL))) EXECUTE FUNCTION private.leave_all_groups();
 CREATE TRIGGER profiles_create_after_insert AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION private.create_profile();
 CREATE TRIGGER profiles_forget_after_delete AFTER DELETE ON auth.users FOR EACH ROW EXECUTE FUNCTION private.forget_profile();
 CREATE TRIGGER profiles_forget_after_update AFTER UPDATE OF deleted_at ON auth.users FOR EACH ROW WHEN (((new.deleted_at IS NOT NULL) AND (old.deleted_at IS NULL))) EXECUTE FUNCTION private.forget_profile();
 
 -- Policies on tables of Supabase
 
--- none
+CREATE POLICY avatars_delete_own ON storage.objects AS PERMISSIVE FOR DELETE TO authenticated
+    USING (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
+CREATE POLICY avatars_insert_own ON storage.objects AS PERMISSIVE FOR INSERT TO authenticated
+    WITH CHECK (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
+CREATE POLICY avatars_select_own ON storage.objects AS PERMISSIVE FOR SELECT TO authenticated
+    USING (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
+CREATE POLICY avatars_update_own ON storage.objects AS PERMISSIVE FOR UPDATE TO authenticated
+    USING (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)))
+    WITH CHECK (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
 
 -- Publications
 

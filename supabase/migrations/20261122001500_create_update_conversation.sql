@@ -44,7 +44,9 @@ as $$
 declare
     v_me constant uuid := private.require_caller();
     v_conversation public.conversations;
-    v_role text;
+    v_me_before public.conversation_members;
+    v_me_after public.conversation_members;
+    v_renames boolean;
     v_title constant text := private.normalize_line(p_changes ->> 'title');
     v_muted_until timestamptz;
     v_concerned uuid[] := array[v_me];
@@ -64,7 +66,16 @@ begin
             raise sqlstate 'PT400' using
                 message = 'validation_failed', detail = 'mutedUntil must be an RFC 3339 time or null.', hint = '/mutedUntil';
         end if;
-        v_muted_until := (p_changes ->> 'mutedUntil')::timestamptz;
+        begin
+            v_muted_until := (p_changes ->> 'mutedUntil')::timestamptz;
+        exception
+            when datetime_field_overflow or invalid_datetime_format or invalid_time_zone_displacement_value then
+                v_muted_until := 'infinity';
+        end;
+        if v_muted_until >= '10000-01-01T00:00:00Z' then
+            raise sqlstate 'PT400' using
+                message = 'validation_failed', detail = 'mutedUntil must be a time before the year 10000.', hint = '/mutedUntil';
+        end if;
     end if;
 
     select c.* into v_conversation
@@ -76,45 +87,61 @@ begin
     )
     for no key update;
     -- Asked again under the lock: the membership may have ended while we waited.
-    select m.role into v_role
+    select m.* into v_me_before
     from public.conversation_members as m
     where m.conversation_id = v_conversation.id and m.user_id = v_me and m.left_at is null;
     if not found then
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
     end if;
-    if p_changes ? 'title' then
-        if v_conversation.kind <> 'group' then
-            raise sqlstate 'PT422' using message = 'not_a_group', detail = 'Only a group has a title and members to manage.';
-        end if;
-        if v_role not in ('owner', 'admin') then
-            raise sqlstate 'PT403' using message = 'forbidden', detail = 'Only owners and admins may change the title.';
-        end if;
-        select array_agg(m.user_id) into v_concerned
-        from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.left_at is null;
+    if p_changes ? 'title' and v_conversation.kind <> 'group' then
+        raise sqlstate 'PT422' using message = 'not_a_group', detail = 'Only a group has a title and members to manage.';
+    end if;
+    if p_changes ? 'title' and v_me_before.role not in ('owner', 'admin') then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Only owners and admins may change the title.';
     end if;
 
-    v_position := private.lock_heads(v_concerned, v_conversation.position);
     v_now := clock_timestamp();
-    if p_changes ? 'title' then
-        update public.conversations as c
-        set title = v_title, event_seq = c.event_seq + 1, position = v_position
-        where c.id = p_conversation_id;
+    v_me_after := v_me_before;
+    if p_changes ? 'archived' then
+        v_me_after.archived_at := case when (p_changes ->> 'archived')::boolean then coalesce(v_me_before.archived_at, v_now) end;
     end if;
-    update public.conversation_members as m
-    set changed_position = v_position
-    where m.conversation_id = p_conversation_id and m.user_id = any(v_concerned) and m.left_at is null;
-    update public.conversation_members as m
-    set
-        archived_at = case (p_changes ->> 'archived')::boolean
-            when true then coalesce(m.archived_at, v_now) when false then null else m.archived_at
-        end,
-        pinned_at = case (p_changes ->> 'pinned')::boolean
-            when true then coalesce(m.pinned_at, v_now) when false then null else m.pinned_at
-        end,
-        muted_until = case when p_changes ? 'mutedUntil' then nullif(greatest(v_muted_until, v_now), v_now) else m.muted_until end,
-        marked_unread = coalesce((p_changes ->> 'markedUnread')::boolean, m.marked_unread)
-    where m.conversation_id = p_conversation_id and m.user_id = v_me;
+    if p_changes ? 'pinned' then
+        v_me_after.pinned_at := case when (p_changes ->> 'pinned')::boolean then coalesce(v_me_before.pinned_at, v_now) end;
+    end if;
+    if p_changes ? 'mutedUntil' then
+        v_me_after.muted_until := case when v_muted_until > v_now then v_muted_until end;
+    end if;
+    if p_changes ? 'markedUnread' then
+        v_me_after.marked_unread := (p_changes ->> 'markedUnread')::boolean;
+    end if;
+    v_renames := p_changes ? 'title' and v_title <> v_conversation.title;
+
+    -- What is so already changes nothing, so a repeat tells nobody.
+    if v_renames or v_me_after is distinct from v_me_before then
+        if v_renames then
+            v_concerned := array(
+                select m.user_id
+                from public.conversation_members as m
+                where m.conversation_id = p_conversation_id and m.left_at is null
+            );
+        end if;
+        v_position := private.lock_heads(v_concerned, v_conversation.position);
+        if v_renames then
+            update public.conversations as c
+            set title = v_title, event_seq = c.event_seq + 1, position = v_position
+            where c.id = p_conversation_id;
+        end if;
+        update public.conversation_members as m
+        set changed_position = v_position
+        where m.conversation_id = p_conversation_id and m.user_id = any(v_concerned) and m.left_at is null;
+        update public.conversation_members as m
+        set
+            archived_at = v_me_after.archived_at,
+            pinned_at = v_me_after.pinned_at,
+            muted_until = v_me_after.muted_until,
+            marked_unread = v_me_after.marked_unread
+        where m.conversation_id = p_conversation_id and m.user_id = v_me;
+    end if;
     return jsonb_build_object('conversation', private.conversation_json(v_me, p_conversation_id));
 end;
 $$;

@@ -133,10 +133,6 @@ begin
     from unnest(p_member_ids) as u (user_id)
     where u.user_id <> v_me;
     select s.* into v_settings from private.settings as s;
-    if cardinality(v_member_ids) >= v_settings.group_size_max then
-        raise sqlstate 'PT422' using
-            message = 'group_full', detail = format('A group has at most %s members.', v_settings.group_size_max);
-    end if;
 
     -- One at a time per person: what the key says stays true until commit.
     perform private.lock_pace(v_me, 'new_conversation');
@@ -161,6 +157,10 @@ begin
         );
     end if;
 
+    if cardinality(v_member_ids) >= v_settings.group_size_max then
+        raise sqlstate 'PT422' using
+            message = 'group_full', detail = format('A group has at most %s members.', v_settings.group_size_max);
+    end if;
     perform private.take_pace(
         v_me, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s
     );

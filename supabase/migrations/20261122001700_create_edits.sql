@@ -1,6 +1,7 @@
 -- Purpose:   authors edit and delete their messages; earlier versions are kept.
 -- Consumers: PATCH and DELETE /api/messages/{id}, GET /api/messages/{id}/history; direct callers of the same RPCs.
--- Locks:     none on existing tables. At run time: the conversation, heads by user id, the message and members.
+-- Locks:     none on existing tables. At run time: the conversation, the author's edit pace row, heads by user id, the message
+--            and members.
 -- Undo:      drop function public.message_history(uuid); drop function private.message_history(uuid);
 --            drop function public.delete_message(uuid); drop function private.delete_message(uuid);
 --            drop function public.edit_message(uuid, text); drop function private.edit_message(uuid, text);
@@ -139,6 +140,7 @@ begin
                 message = 'edit_window_closed',
                 detail = format('A message can be edited for %s seconds.', v_settings.edit_window_s);
         end if;
+        perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
         perform private.replace_body(v_message, v_body);
     end if;
     return jsonb_build_object(
@@ -160,7 +162,7 @@ set search_path = ''
 return private.edit_message(p_message_id, p_body);
 comment on function public.edit_message(uuid, text) is
 'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or '
-'account_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed.';
+'account_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed, PT429 rate_limited.';
 revoke all on function public.edit_message(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.edit_message(uuid, text) to authenticated;
 
@@ -227,16 +229,21 @@ begin
         )
         from (
             select
-                row_number() over (order by b.replaced_at) as version,
+                b.version,
                 b.body,
-                coalesce(lag(b.replaced_at) over (order by b.replaced_at), v_message.created_at) as created_at
+                coalesce(lag(b.replaced_at) over (order by b.version), v_message.created_at) as created_at
             from (
-                select v.body, v.replaced_at
+                select v.version, v.body, v.replaced_at
                 from private.message_versions as v
                 where v.message_id = p_message_id
                 union all
-                select v_message.body as body, 'infinity'::timestamptz as replaced_at
+                select count(*) + 1 as version, v_message.body as body, null as replaced_at
+                from private.message_versions as v
+                where v.message_id = p_message_id
             ) as b
+            -- The newest hundred: texts can be long and edits many.
+            order by b.version desc
+            limit 100
         ) as t
         where v_message.state = 'visible'
     ), '[]'::jsonb));
@@ -255,7 +262,7 @@ security invoker
 set search_path = ''
 return private.message_history(p_message_id);
 comment on function public.message_history(uuid) is
-'All texts a visible message has had, oldest first, the last one in force: {versions}; none for a deleted or hidden one. Raises '
+'The newest 100 texts a visible message has had, oldest first, the last one in force: {versions}; none for a deleted or hidden one. Raises '
 'PT401 unauthenticated, PT404 not_found.';
 revoke all on function public.message_history(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.message_history(uuid) to authenticated;

@@ -58,8 +58,8 @@ begin
     if char_length(p_url) > 2048 or p_url !~ '^https?://[^/?#@\s\\]+(/[!-~]*)?$' then
         return false;
     end if;
-    -- An object of one's own in the bucket, which on a development machine is served by plain http; it must be there.
-    if p_url ~ '^https?://[^/]+/storage/v1/object/public/avatars/' then
+    -- An object of one's own in the bucket must be there. A development machine serves it by plain http.
+    if p_url ~ '^(https://[^/]+|http://(127\.0\.0\.1|localhost)(:\d+)?)/storage/v1/object/public/avatars/' then
         return exists (
             select 1
             from storage.objects as o

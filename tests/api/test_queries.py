@@ -53,7 +53,7 @@ def test_ids(person: Any, http: Any, refused: Any, name: str) -> None:
     [
         (LIST, "limit=1&limit=1", "/limit"), (LIST, "q=a&limit=1&q=b", "/q"), (LIST, "unread=1&unread=x", "/unread"),
         (MEMBERS, "cursor=a&cursor=a", "/cursor"), (LIST, "q=" + "x" * 101, "/q"), (LIST, "q=" + "x" * 60_000, "/q"),
-        (LIST, "q=" + "%F0%9F%98%80" * 101, "/q"), (LIST, "cursor=" + "x" * 201, "/cursor"),
+        (LIST, "q=" + "%F0%9F%98%80" * 101, "/q"),
         (LIST, "q=%ff", ""), (LIST, "q=%c3%28", ""), (LIST, "q=%ed%a0%80", ""), (LIST, "utm=%ff", ""),
         (LIST, "%ff=1", ""), (MEMBERS, "limit=%ff", ""), (LIST, "&".join(f"a{n}=" for n in range(101)), ""),
     ],

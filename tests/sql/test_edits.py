@@ -74,6 +74,19 @@ class TestEdit:
         finally:
             db.execute("update private.settings set edit_window_s = 86400")
 
+    def test_pace_and_length_of_history(self, db, talk):
+        ann, bob, message, _ = talk
+        for number in range(30):
+            edit(db, ann, message, str(number))
+        with refused(429, "rate_limited"):
+            edit(db, ann, message, "one too many")
+        db.execute("update private.settings set edit_count_max = 500")
+        for number in range(100):
+            edit(db, ann, message, f"more {number}")
+        db.execute("update private.settings set edit_count_max = 30")
+        seen = versions(db, bob, message)
+        assert [v["version"] for v in seen] == list(range(32, 132)) and seen[-1]["body"] == "more 99"
+
     @pytest.mark.parametrize("body", [None, " ", "x" * 4001])
     def test_text_rules(self, db, talk, body):
         ann, _, message, _ = talk

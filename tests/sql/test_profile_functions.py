@@ -62,6 +62,7 @@ class TestUpdate:
             ({"displayName": ["Ann"]}, "/displayName"),
             ({"avatarUrl": "http://example.com/a.png"}, "/avatarUrl"),
             ({"avatarUrl": "javascript:alert(1)"}, "/avatarUrl"),
+            ({"avatarUrl": "http://evil.example/storage/v1/object/public/avatars/x/a.png"}, "/avatarUrl"),
             ({"avatarUrl": "https://user@example.com/a.png"}, "/avatarUrl"),
             ({"avatarUrl": "https://example.com/a b.png"}, "/avatarUrl"),
             ({"avatarUrl": "https://example.com/\n"}, "/avatarUrl"),

@@ -5,7 +5,7 @@ import uuid
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.sql.rpc import call, make_group, refused
+from tests.sql.rpc import call, make_group, refused, state
 
 
 def update(db, person, there, **changes):
@@ -80,6 +80,15 @@ class TestOwnArrangement:
         after = dict(db.execute(heads, [[ann.id, bob.id]]).fetchall())
         assert after[ann.id] == before[ann.id] and after[bob.id] > before[bob.id]
 
+    def test_a_repeat_changes_nothing(self, db, talk):
+        ann, bob, there = talk
+        update(db, bob, there, archived=True, pinned=True, markedUnread=True, mutedUntil="2999-01-01T00:00:00Z")
+        before = state(db, there, ann.id, bob.id)
+        update(db, bob, there, archived=True, pinned=True, markedUnread=True, mutedUntil="2999-01-01T00:00:00Z")
+        update(db, bob, there)
+        update(db, ann, there, archived=False, mutedUntil=None)
+        assert state(db, there, ann.id, bob.id) == before
+
 
 class TestTitle:
     def test_owner_and_admin_may_member_may_not(self, db, new_person):
@@ -92,6 +101,9 @@ class TestTitle:
         )
         assert update(db, owner, there, title=" New\n title ")["title"] == "New title"
         assert update(db, admin, there, title="Admin's")["eventSeq"] > 0
+        before = state(db, there, owner.id)
+        update(db, owner, there, title="Admin's")
+        assert state(db, there, owner.id) == before
         with refused(403, "forbidden"):
             update(db, member, there, title="Mine")
         assert call(db, member.id, "list_inbox")["conversations"][0]["title"] == "Admin's"
@@ -113,6 +125,9 @@ class TestRefusals:
             ({"mutedUntil": "tomorrow"}, "/mutedUntil"),
             ({"mutedUntil": "infinity"}, "/mutedUntil"),
             ({"mutedUntil": 5}, "/mutedUntil"),
+            ({"mutedUntil": "2999-13-45T99:99:99Z"}, "/mutedUntil"),
+            ({"mutedUntil": "9999-12-31T23:59:59-14:00"}, "/mutedUntil"),
+            ({"mutedUntil": "2999-01-01T00:00:00+99:99"}, "/mutedUntil"),
             ({"title": "  "}, "/title"),
             ({"title": "x" * 121}, "/title"),
             ({"unread_count": 0}, "/unread_count"),

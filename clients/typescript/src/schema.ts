@@ -617,7 +617,7 @@ export interface components {
             receipt: components["schemas"]["Receipt"];
             /** @description Unread messages left in this conversation. */
             unreadCount: number;
-            /** @description Unread messages left in all conversations. */
+            /** @description Unread messages left, without muted and archived conversations. */
             unreadTotal: number;
         };
         /**
