@@ -14,6 +14,8 @@ create table public.profiles (
     display_name text,
     avatar_url text,
     locale text,
+    private_reading boolean not null default false,
+    hides_last_seen boolean not null default false,
     search_name text generated always as (private.fold_text(display_name)) stored,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -32,6 +34,8 @@ comment on column public.profiles.user_id is 'auth.users.id.';
 comment on column public.profiles.display_name is 'Normalised, 1 to 80 code points; null renders as the fallback name.';
 comment on column public.profiles.avatar_url is 'An absolute http(s) URL, at most 2,048 characters.';
 comment on column public.profiles.locale is 'BCP 47 language tag; for the host application''s own use.';
+comment on column public.profiles.private_reading is 'Others are not told how far the person has read.';
+comment on column public.profiles.hides_last_seen is 'Others are not told when the person was last here, nor the person about others.';
 comment on column public.profiles.search_name is 'display_name folded for searches.';
 comment on column public.profiles.created_at is 'When the row was made.';
 comment on column public.profiles.updated_at is 'When a shown value changed last.';

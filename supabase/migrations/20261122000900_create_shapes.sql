@@ -1,7 +1,9 @@
--- Purpose:   the JSON shapes Message and Conversation, each written once.
+-- Purpose:   the JSON shapes Message, Conversation and Receipt, each written once.
 -- Consumers: every function that answers with them.
 -- Locks:     none.
--- Undo:      drop function private.conversation_json(uuid, uuid); drop function private.message_page(uuid, bigint, bigint, integer);
+-- Undo:      drop function private.receipt_json(public.conversation_members); drop function private.conversation_json(uuid, uuid);
+--            drop function private.conversation_facts(public.conversations, public.conversation_members);
+--            drop function private.message_page(uuid, bigint, bigint, integer);
 --            drop function private.message_json(public.messages, bigint, bigint);
 --
 -- Rows are looked up one by one, by key, from inside the shapes. A join over the page would let the planner choose a
@@ -71,6 +73,42 @@ comment on function private.message_page(uuid, bigint, bigint, integer) is
 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message. The caller has checked access.';
 revoke all on function private.message_page(uuid, bigint, bigint, integer) from public, anon, authenticated, service_role;
 
+create function private.conversation_facts(c public.conversations, me public.conversation_members)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'id', c.id,
+        'kind', c.kind,
+        'gigId', c.gig_id,
+        'title', c.title,
+        'lastMessageAt', private.iso_time(c.last_message_at),
+        'unreadCount', me.unread_count,
+        'markedUnread', me.marked_unread,
+        'myRole', me.role,
+        'myLastReadSeq', me.last_read_seq,
+        'canSend', c.kind = 'group' or private.account_is_active(
+            case c.direct_low when me.user_id then c.direct_high else c.direct_low end
+        ),
+        'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
+        'lastSeq', c.last_seq,
+        'firstSeq', greatest(c.first_seq, me.visible_from_seq),
+        'eventSeq', c.event_seq,
+        'archivedAt', private.iso_time(me.archived_at),
+        'mutedUntil', private.iso_time(me.muted_until),
+        'pinnedAt', private.iso_time(me.pinned_at),
+        'createdAt', private.iso_time(c.created_at)
+    );
+end;
+$$;
+comment on function private.conversation_facts(public.conversations, public.conversation_members) is
+'Shape Conversation without members and newest message, as that member sees it: what events carry.';
+revoke all on function private.conversation_facts(public.conversations, public.conversation_members)
+from public, anon, authenticated, service_role;
+
 create function private.conversation_json(p_user_id uuid, p_conversation_id uuid)
 returns jsonb
 language plpgsql
@@ -97,35 +135,32 @@ begin
         where t.conversation_id = p_conversation_id and t.left_at is null
     ) as m;
 
-    return jsonb_build_object(
-        'id', c.id,
-        'kind', c.kind,
-        'gigId', c.gig_id,
-        'title', c.title,
+    return private.conversation_facts(c, me) || jsonb_build_object(
         'members', v_members,
         'memberCount', v_member_count,
         'lastMessage', private.message_page(
             p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
-        ) -> 0,
-        'lastMessageAt', private.iso_time(c.last_message_at),
-        'unreadCount', me.unread_count,
-        'markedUnread', me.marked_unread,
-        'myRole', me.role,
-        'myLastReadSeq', me.last_read_seq,
-        'canSend', c.kind = 'group' or private.account_is_active(
-            case c.direct_low when p_user_id then c.direct_high else c.direct_low end
-        ),
-        'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
-        'lastSeq', c.last_seq,
-        'firstSeq', greatest(c.first_seq, me.visible_from_seq),
-        'eventSeq', c.event_seq,
-        'archivedAt', private.iso_time(me.archived_at),
-        'mutedUntil', private.iso_time(me.muted_until),
-        'pinnedAt', private.iso_time(me.pinned_at),
-        'createdAt', private.iso_time(c.created_at)
+        ) -> 0
     );
 end;
 $$;
 comment on function private.conversation_json(uuid, uuid) is
 'Shape Conversation as p_user_id sees it. The caller has checked that p_user_id is a member.';
 revoke all on function private.conversation_json(uuid, uuid) from public, anon, authenticated, service_role;
+
+create function private.receipt_json(p_member public.conversation_members)
+returns jsonb
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'userId', p_member.user_id,
+        'lastReadSeq', p_member.shared_read_seq,
+        'lastDeliveredSeq', p_member.shared_delivered_seq
+    );
+end;
+$$;
+comment on function private.receipt_json(public.conversation_members) is 'Shape Receipt: the watermarks of a member that others see.';
+revoke all on function private.receipt_json(public.conversation_members) from public, anon, authenticated, service_role;

@@ -106,7 +106,7 @@ begin
     values (v_conversation_id, p_me), (v_conversation_id, p_other);
     perform private.create_heads(array[p_me, p_other]);
     if v_is_first_contact then
-        perform private.lock_heads(array[p_me, p_other], 0);
+        perform private.lock_heads(array[p_me, p_other]);
         perform private.take_pace(
             p_other, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
         );
@@ -222,7 +222,7 @@ begin
         if not coalesce(v_me = any(v_member_ids), false) then
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
-        v_position := private.lock_heads(v_member_ids, v_conversation.position);
+        v_position := private.move_heads(v_member_ids, v_conversation.position);
         v_now := clock_timestamp();
         v_seq := v_conversation.last_seq + 1;
 
@@ -251,6 +251,8 @@ begin
         where m.conversation_id = v_conversation_id and m.left_at is null;
         v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now);
         v_is_created := true;
+        perform private.note_seen(v_me);
+        perform private.emit('message.created', v_conversation_id, v_member_ids, v_seq, null);
     end if;
 
     return jsonb_build_object(

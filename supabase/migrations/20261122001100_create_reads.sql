@@ -72,11 +72,7 @@ set search_path = ''
 as $$
 begin
     return coalesce((
-        select jsonb_agg(
-            jsonb_build_object(
-                'userId', m.user_id, 'lastReadSeq', m.shared_read_seq, 'lastDeliveredSeq', m.shared_delivered_seq
-            ) order by m.joined_at, m.user_id
-        )
+        select jsonb_agg(private.receipt_json(m) order by m.joined_at, m.user_id)
         from public.conversation_members as m
         where m.conversation_id = p_conversation_id and m.left_at is null
     ), '[]'::jsonb);

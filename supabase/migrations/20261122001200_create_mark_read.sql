@@ -3,7 +3,8 @@
 -- Locks:     none on existing tables. At run time: the conversation, heads by user id, members; none when nothing changes.
 -- Undo:      drop function public.mark_all_read(uuid, bigint); drop function private.mark_all_read(uuid, bigint);
 --            drop function public.mark_read(uuid); drop function private.mark_read(uuid);
---            drop function private.read_up_to(uuid, uuid, bigint); drop function private.unread_totals(uuid);
+--            drop function private.read_up_to(uuid, uuid, bigint);
+--            drop function private.receipt_audience(public.conversations, uuid, uuid[], bigint, bigint);
 --            drop function private.unread_count(uuid, uuid, bigint);
 set lock_timeout = '4s';
 
@@ -29,28 +30,37 @@ comment on function private.unread_count(uuid, uuid, bigint) is
 'The definition of unread: visible messages of others above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)).';
 revoke all on function private.unread_count(uuid, uuid, bigint) from public, anon, authenticated, service_role;
 
-create function private.unread_totals(p_user_id uuid)
-returns jsonb
+create function private.receipt_audience(
+    p_conversation public.conversations, p_user_id uuid, p_member_ids uuid[], p_from_seq bigint, p_to_seq bigint
+)
+returns uuid[]
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-    return (
-        select jsonb_build_object('messages', coalesce(sum(m.unread_count), 0), 'conversations', count(*))
-        from public.conversation_members as m
-        where
-            m.user_id = p_user_id
-            and m.left_at is null
-            and not m.is_archived
-            and (m.unread_count > 0 or m.marked_unread)
-            and (m.muted_until is null or m.muted_until <= now())
+    if cardinality(p_member_ids) <= 16 then
+        return p_member_ids;
+    end if;
+    -- In a larger group only the authors of what was read learn of it at once, one event for all of it. A reader who comes
+    -- back after a long time is told about the newest hundred messages; the watermark itself says the rest.
+    return array(
+        select distinct t.user_id
+        from (
+            select p_user_id as user_id
+            union all
+            select m.from_user_id
+            from public.messages as m
+            where m.conversation_id = p_conversation.id and m.seq > greatest(p_from_seq, p_to_seq - 100) and m.seq <= p_to_seq
+        ) as t
+        where t.user_id = any(p_member_ids)
     );
 end;
 $$;
-comment on function private.unread_totals(uuid) is
-'The badge, {messages, conversations}: what is unread or marked so, without muted and archived conversations.';
-revoke all on function private.unread_totals(uuid) from public, anon, authenticated, service_role;
+comment on function private.receipt_audience(public.conversations, uuid, uuid[], bigint, bigint) is
+'Who is told that p_user_id has read on from p_from_seq to p_to_seq: all members up to 16, else the authors and the reader.';
+revoke all on function private.receipt_audience(public.conversations, uuid, uuid[], bigint, bigint)
+from public, anon, authenticated, service_role;
 
 create function private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint)
 returns jsonb
@@ -60,10 +70,12 @@ set search_path = ''
 as $$
 declare
     v_conversation public.conversations;
+    v_before public.conversation_members;
     v_me public.conversation_members;
-    v_member_ids uuid[];
+    v_concerned uuid[];
     v_position bigint;
     v_seq bigint;
+    v_shares boolean;
 begin
     select m.* into v_me
     from public.conversation_members as m
@@ -79,10 +91,26 @@ begin
         from public.conversations as c
         where c.id = p_conversation_id
         for no key update;
-        select array_agg(m.user_id) into v_member_ids
+        select m.* into v_before
         from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.left_at is null;
-        v_position := private.lock_heads(v_member_ids, v_conversation.position);
+        where m.conversation_id = p_conversation_id and m.user_id = p_user_id and m.left_at is null;
+        if not found then
+            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+        end if;
+        v_shares := v_seq > v_before.shared_read_seq and not coalesce(
+            (select p.private_reading from public.profiles as p where p.user_id = p_user_id), false
+        );
+        v_concerned := case
+            when v_shares then private.receipt_audience(
+                v_conversation, p_user_id, array(
+                    select m.user_id
+                    from public.conversation_members as m
+                    where m.conversation_id = p_conversation_id and m.left_at is null
+                ), v_before.shared_read_seq, v_seq
+            )
+            else array[p_user_id]
+        end;
+        v_position := private.move_heads(v_concerned, v_conversation.position);
 
         update public.conversations as c
         set event_seq = c.event_seq + 1, position = v_position
@@ -90,22 +118,24 @@ begin
         update public.conversation_members as m
         set
             last_read_seq = greatest(m.last_read_seq, v_seq),
-            shared_read_seq = greatest(m.shared_read_seq, v_seq),
-            shared_delivered_seq = greatest(m.shared_delivered_seq, v_seq),
+            shared_read_seq = case when v_shares then v_seq else m.shared_read_seq end,
+            shared_delivered_seq = case when v_shares then greatest(m.shared_delivered_seq, v_seq) else m.shared_delivered_seq end,
             unread_count = case
                 when v_seq > m.last_read_seq
                     then private.unread_count(p_conversation_id, p_user_id, greatest(v_seq, m.visible_from_seq - 1))
                 else m.unread_count
             end,
             marked_unread = false
-        where m.conversation_id = p_conversation_id and m.user_id = p_user_id and m.left_at is null
+        where m.conversation_id = p_conversation_id and m.user_id = p_user_id
         returning m.* into v_me;
-        if not found then
-            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
-        end if;
         update public.conversation_members as m
         set changed_position = v_position
-        where m.conversation_id = p_conversation_id and m.left_at is null;
+        where m.conversation_id = p_conversation_id and m.user_id = any(v_concerned) and m.left_at is null;
+        perform private.note_seen(p_user_id);
+        perform private.emit(
+            case when v_shares then 'receipt.updated' else 'conversation.updated' end, p_conversation_id, v_concerned, null,
+            case when v_shares then private.receipt_json(v_me) end
+        );
     end if;
 
     return jsonb_build_object(
@@ -120,8 +150,8 @@ begin
 end;
 $$;
 comment on function private.read_up_to(uuid, uuid, bigint) is
-'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. '
-'unreadTotal leaves out muted and archived conversations.';
+'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private '
+'reading others are not told. unreadTotal leaves out muted and archived conversations.';
 revoke all on function private.read_up_to(uuid, uuid, bigint) from public, anon, authenticated, service_role;
 
 create function private.mark_read(p_message_id uuid)

@@ -125,7 +125,7 @@ begin
                 where m.conversation_id = p_conversation_id and m.left_at is null
             );
         end if;
-        v_position := private.lock_heads(v_concerned, v_conversation.position);
+        v_position := private.move_heads(v_concerned, v_conversation.position);
         if v_renames then
             update public.conversations as c
             set title = v_title, event_seq = c.event_seq + 1, position = v_position
@@ -141,6 +141,7 @@ begin
             muted_until = v_me_after.muted_until,
             marked_unread = v_me_after.marked_unread
         where m.conversation_id = p_conversation_id and m.user_id = v_me;
+        perform private.emit('conversation.updated', p_conversation_id, v_concerned, null, null);
     end if;
     return jsonb_build_object('conversation', private.conversation_json(v_me, p_conversation_id));
 end;

@@ -10,7 +10,7 @@
 --            drop function public.list_members(uuid, integer, text); drop function private.list_members(uuid, integer, text);
 --            drop function private.member_json(public.conversation_members);
 --            drop function public.create_group(text, uuid[], uuid, uuid); drop function private.create_group(text, uuid[], uuid, uuid);
---            drop function private.join_group(uuid, uuid, uuid[], text, private.settings); drop table private.group_keys;
+--            drop function private.join_group(uuid, uuid, uuid[], uuid[], text, private.settings); drop table private.group_keys;
 set lock_timeout = '4s';
 
 create table private.group_keys (
@@ -28,7 +28,7 @@ comment on column private.group_keys.request_digest is 'SHA-256 of the request a
 comment on column private.group_keys.conversation_id is 'The group it made.';
 
 create function private.join_group(
-    p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_role text, p_settings private.settings
+    p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings
 )
 returns void
 language plpgsql
@@ -40,6 +40,7 @@ declare
     v_user_id uuid;
     v_strangers uuid[];
     v_concerned uuid[];
+    v_new uuid[];
     v_position bigint;
     v_now timestamptz;
 begin
@@ -73,7 +74,7 @@ begin
     );
 
     perform private.create_heads(v_concerned);
-    v_position := private.lock_heads(v_concerned, v_conversation.position);
+    v_position := private.move_heads(v_concerned, v_conversation.position);
     foreach v_user_id in array coalesce(v_strangers, '{}') loop
         perform private.take_pace(
             v_user_id, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
@@ -99,14 +100,24 @@ begin
         pinned_at = null, marked_unread = false, last_activity_at = excluded.last_activity_at
     where m.left_at is not null;
     update public.conversation_members as m
-    set changed_position = v_position
+    set changed_position = v_position, role = case when m.user_id = any(p_promoted_ids) then p_role else m.role end
     where m.conversation_id = p_conversation_id and m.left_at is null;
+    -- Its maker sees a new group come into being like everybody else.
+    v_new := p_user_ids || case when v_conversation.event_seq = 0 then array[p_me] else '{}' end;
+    perform private.emit('conversation.created', p_conversation_id, v_new, null, null);
+    perform private.emit('conversation.updated', p_conversation_id, array(
+        select u.user_id
+        from unnest(v_concerned) as u (user_id)
+        where u.user_id <> all(v_new)
+    ), null, null);
 end;
 $$;
-comment on function private.join_group(uuid, uuid, uuid[], text, private.settings) is
-'Makes people members of a group from its next message on; whoever is one already stays as they are. The caller has checked rights. '
+comment on function private.join_group(uuid, uuid, uuid[], uuid[], text, private.settings) is
+'Makes people members of a group from its next message on, and gives the same role to members named as promoted. The caller has checked '
+'rights. '
 'Raises PT403 recipient_unavailable, PT422 group_full, PT429 rate_limited.';
-revoke all on function private.join_group(uuid, uuid, uuid[], text, private.settings) from public, anon, authenticated, service_role;
+revoke all on function private.join_group(uuid, uuid, uuid[], uuid[], text, private.settings)
+from public, anon, authenticated, service_role;
 
 create function private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid)
 returns jsonb
@@ -168,9 +179,9 @@ begin
     values ('group', p_gig_id, v_title, v_me)
     returning id into v_conversation_id;
     insert into public.conversation_members (conversation_id, user_id, role) values (v_conversation_id, v_me, 'owner');
-    perform private.join_group(v_me, v_conversation_id, v_member_ids, 'member', v_settings);
     insert into private.group_keys (created_by, client_group_id, request_digest, conversation_id)
     values (v_me, v_key, v_digest, v_conversation_id);
+    perform private.join_group(v_me, v_conversation_id, v_member_ids, '{}', 'member', v_settings);
     return jsonb_build_object('conversation', private.conversation_json(v_me, v_conversation_id), 'created', true);
 end;
 $$;
@@ -203,11 +214,14 @@ set search_path = ''
 as $$
 begin
     return private.profile_json(p_member.user_id) || jsonb_build_object(
-        'role', p_member.role, 'joinedAt', private.iso_time(p_member.joined_at)
+        'role', p_member.role,
+        'joinedAt', private.iso_time(p_member.joined_at),
+        'lastSeenAt', private.last_seen_at(auth.uid(), p_member.user_id)
     );
 end;
 $$;
-comment on function private.member_json(public.conversation_members) is 'Shape Member: Profile with role and joinedAt.';
+comment on function private.member_json(public.conversation_members) is
+'Shape Member: Profile with role, joinedAt and, if it is shared, lastSeenAt.';
 revoke all on function private.member_json(public.conversation_members) from public, anon, authenticated, service_role;
 
 create function private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text)
@@ -323,6 +337,7 @@ declare
     v_my_role text;
     v_user_ids uuid[];
     v_new_ids uuid[];
+    v_promoted_ids uuid[];
     v_settings private.settings;
 begin
     if p_role not in ('owner', 'admin', 'member') then
@@ -350,24 +365,21 @@ begin
         from public.conversation_members as m
         where m.conversation_id = p_conversation_id and m.user_id = u.user_id and m.left_at is null
     );
-    if
-        cardinality(v_new_ids) > 0
-        or exists (
-            select 1
-            from public.conversation_members as m
-            where m.conversation_id = p_conversation_id and m.user_id = any(v_user_ids) and m.left_at is null and m.role <> p_role
-        )
-    then
-        perform private.join_group(v_me, p_conversation_id, v_new_ids, coalesce(p_role, 'member'), v_settings);
-        -- For people who are members already, an owner's request sets the role, if it names one.
-        update public.conversation_members as m
-        set role = p_role
+    -- For people who are members already, an owner's request sets the role, if it names one.
+    v_promoted_ids := array(
+        select m.user_id
+        from public.conversation_members as m
         where
             m.conversation_id = p_conversation_id
             and m.user_id = any(v_user_ids)
             and m.left_at is null
             and v_my_role = 'owner'
-            and m.role <> p_role;
+            and m.role <> p_role
+    );
+    if cardinality(v_new_ids || v_promoted_ids) > 0 then
+        perform private.join_group(
+            v_me, p_conversation_id, v_new_ids, v_promoted_ids, coalesce(p_role, 'member'), v_settings
+        );
     end if;
     return jsonb_build_object('members', coalesce((
         select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
@@ -408,7 +420,7 @@ begin
     select array_agg(m.user_id) into v_member_ids
     from public.conversation_members as m
     where m.conversation_id = p_conversation_id and m.left_at is null;
-    select private.lock_heads(v_member_ids, c.position) into v_position
+    select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_conversation_id;
     -- A new live topic: an authorisation of Realtime lasts as long as its channel, so the old name must be worth nothing.
@@ -433,6 +445,8 @@ begin
         order by o.role <> 'owner', o.role <> 'admin', o.joined_at, o.user_id
         limit 1
     ) and m.role <> 'owner';
+    perform private.emit('conversation.lost', p_conversation_id, array[p_user_id], null, null);
+    perform private.emit('conversation.updated', p_conversation_id, array_remove(v_member_ids, p_user_id), null, null);
 end;
 $$;
 comment on function private.end_membership(uuid, uuid) is
@@ -506,7 +520,7 @@ begin
             select distinct m.user_id
             from public.conversation_members as m
             where m.conversation_id = any(v_groups) and m.left_at is null
-        ), 0);
+        ));
         perform private.end_membership(c.id, old.id) from unnest(v_groups) as c (id);
     end if;
     return null;

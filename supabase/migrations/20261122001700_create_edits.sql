@@ -65,15 +65,16 @@ volatile
 set search_path = ''
 as $$
 declare
+    v_member_ids constant uuid[] := array(
+        select m.user_id
+        from public.conversation_members as m
+        where m.conversation_id = p_message.conversation_id and m.left_at is null
+    );
     v_position bigint;
     v_event_seq bigint;
     v_now timestamptz;
 begin
-    select private.lock_heads(array(
-        select m.user_id
-        from public.conversation_members as m
-        where m.conversation_id = p_message.conversation_id and m.left_at is null
-    ), c.position) into v_position
+    select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_message.conversation_id;
     v_now := clock_timestamp();
@@ -104,6 +105,10 @@ begin
             and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
+    perform private.emit(
+        case when p_body is null then 'message.deleted' else 'message.updated' end,
+        p_message.conversation_id, v_member_ids, p_message.seq, null
+    );
 end;
 $$;
 comment on function private.replace_body(public.messages, text) is

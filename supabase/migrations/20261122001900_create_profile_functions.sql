@@ -3,7 +3,8 @@
 -- Locks:     none on existing tables.
 -- Undo:      drop function public.update_profile(jsonb); drop function private.update_profile(jsonb);
 --            drop function public.get_profile(); drop function private.get_profile();
---            drop function private.own_profile_json(uuid); drop function private.avatar_url_is_allowed(uuid, text);
+--            drop function private.announce_profile(uuid); drop function private.own_profile_json(uuid);
+--            drop function private.avatar_url_is_allowed(uuid, text);
 set lock_timeout = '4s';
 
 create function private.own_profile_json(p_user_id uuid)
@@ -14,7 +15,9 @@ set search_path = ''
 as $$
 begin
     return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
-        'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id)
+        'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id),
+        'privateReading', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.private_reading),
+        'hidesLastSeen', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.hides_last_seen)
     ));
 end;
 $$;
@@ -76,6 +79,52 @@ comment on function private.avatar_url_is_allowed(uuid, text) is
 'Whether this is an https URL in ASCII, or the public URL of an object of that person''s own in the bucket avatars.';
 revoke all on function private.avatar_url_is_allowed(uuid, text) from public, anon, authenticated, service_role;
 
+create function private.announce_profile(p_user_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_rooms uuid[];
+    v_people uuid[];
+    v_position bigint;
+    v_card constant jsonb := private.profile_json(p_user_id);
+begin
+    -- The other people of the person's fifty liveliest direct conversations, and the person's own devices. Everybody else
+    -- meets the new card with the next answer it is part of.
+    select array_agg(t.conversation_id), array_agg(distinct t.other_id) into v_rooms, v_people
+    from (
+        select m.conversation_id, case c.direct_low when p_user_id then c.direct_high else c.direct_low end as other_id
+        from public.conversation_members as m
+        inner join public.conversations as c on m.conversation_id = c.id
+        where m.user_id = p_user_id and m.left_at is null and not m.is_archived and c.kind = 'direct'
+        order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
+        limit 50
+    ) as t;
+    v_people := coalesce(v_people, '{}') || p_user_id;
+    perform private.create_heads(array[p_user_id]);
+    v_position := private.move_heads(v_people, 0);
+    update public.conversation_members as m
+    set changed_position = v_position
+    where m.conversation_id = any(v_rooms) and m.left_at is null;
+    perform private.broadcast(
+        'profile.updated',
+        array_agg('user:' || h.user_id order by h.user_id),
+        array_agg(jsonb_build_object(
+            'id', gen_random_uuid(), 'type', 'profile.updated', 'position', h.position,
+            'previousPosition', h.previous_position, 'profile', v_card,
+            'unreadTotal', private.unread_totals(h.user_id) -> 'messages'
+        ) order by h.user_id)
+    )
+    from private.heads as h
+    where h.user_id = any(v_people);
+end;
+$$;
+comment on function private.announce_profile(uuid) is
+'Tells those who see a person most that the card changed: profile.updated, one event each.';
+revoke all on function private.announce_profile(uuid) from public, anon, authenticated, service_role;
+
 create function private.update_profile(p_changes jsonb)
 returns jsonb
 language plpgsql
@@ -88,7 +137,8 @@ declare
     v_name constant text := private.normalize_line(p_changes ->> 'displayName');
 begin
     perform private.check_members(p_changes, '{
-        "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"]
+        "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"],
+        "privateReading": ["boolean"], "hidesLastSeen": ["boolean"]
     }');
     if p_changes ? 'displayName' and coalesce(char_length(v_name), 0) not between 1 and 80 then
         raise sqlstate 'PT400' using
@@ -107,13 +157,21 @@ begin
     if not private.account_is_active(v_me) then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
     end if;
-    insert into public.profiles as p (user_id, display_name, avatar_url, locale)
-    values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
+    insert into public.profiles as p (user_id, display_name, avatar_url, locale, private_reading, hides_last_seen)
+    values (
+        v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale',
+        coalesce((p_changes ->> 'privateReading')::boolean, false), coalesce((p_changes ->> 'hidesLastSeen')::boolean, false)
+    )
     on conflict (user_id) do update set
         display_name = case when p_changes ? 'displayName' then excluded.display_name else p.display_name end,
         avatar_url = case when p_changes ? 'avatarUrl' then excluded.avatar_url else p.avatar_url end,
         locale = case when p_changes ? 'locale' then excluded.locale else p.locale end,
+        private_reading = case when p_changes ? 'privateReading' then excluded.private_reading else p.private_reading end,
+        hides_last_seen = case when p_changes ? 'hidesLastSeen' then excluded.hides_last_seen else p.hides_last_seen end,
         updated_at = clock_timestamp();
+    if p_changes ?| array['displayName', 'avatarUrl'] then
+        perform private.announce_profile(v_me);
+    end if;
     return private.own_profile_json(v_me);
 end;
 $$;

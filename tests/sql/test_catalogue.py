@@ -22,17 +22,20 @@ API = {
     "list_members": "p_conversation_id uuid, p_limit integer, p_cursor text",
     "list_messages": "p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer",
     "mark_all_read": "p_conversation_id uuid, p_up_to_seq bigint",
+    "mark_delivered": "p_receipts jsonb",
     "mark_read": "p_message_id uuid",
     "message_history": "p_message_id uuid",
     "remove_member": "p_conversation_id uuid, p_user_id uuid",
     "send_message": "p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid",
+    "set_typing": "p_conversation_id uuid",
+    "sync": "p_cursor text, p_limit integer",
     "unread_counts": "",
     "update_conversation": "p_conversation_id uuid, p_changes jsonb",
     "update_profile": "p_changes jsonb",
 }
 FUNCTIONS_FOR_AUTHENTICATED = {
     f"{schema}.{name}({arguments})" for name, arguments in API.items() for schema in ("public", "private")
-} | {"private.my_contact_ids()", "private.my_conversation_ids()"}
+} | {"private.may_use_live_topic(p_topic text)", "private.my_contact_ids()", "private.my_conversation_ids()"}
 TABLES_TO_READ = {"public.conversation_members", "public.conversations", "public.messages", "public.profiles"}
 
 
@@ -167,7 +170,7 @@ class TestFunctions:
 
 
 class TestPolicies:
-    POLICIES = "select schemaname || '.' || tablename, policyname, permissive, roles::text, cmd, qual, with_check from pg_policies where schemaname in ('public', 'storage')"
+    POLICIES = "select schemaname || '.' || tablename, policyname, permissive, roles::text, cmd, qual, with_check from pg_policies where schemaname in ('public', 'storage', 'realtime')"
 
     def test_the_mirror_is_equal_both_ways(self, sql):
         before = set(sql.execute(self.POLICIES).fetchall())

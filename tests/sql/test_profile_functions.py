@@ -21,6 +21,8 @@ class TestUpdate:
             "avatarUrl": None,
             "isFallback": False,
             "locale": "pt-BR",
+            "privateReading": False,
+            "hidesLastSeen": False,
         }
         assert update(db, ann, avatarUrl="https://example.com/a.png?x=1")["displayName"] == "Ann B."
         seen = call(db, bob.id, "list_inbox")["conversations"][0]["lastMessage"]["sender"]

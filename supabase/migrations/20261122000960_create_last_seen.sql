@@ -1,0 +1,53 @@
+-- Purpose:   when a person was last here, to the minute, for those it is shared with.
+-- Consumers: Member shapes; noted by sends, receipts and typing.
+-- Locks:     none on existing tables.
+-- Undo:      drop function private.last_seen_at(uuid, uuid); drop function private.note_seen(uuid); drop table private.last_seen;
+set lock_timeout = '4s';
+
+create table private.last_seen (
+    user_id uuid not null,
+    seen_at timestamptz not null,
+    constraint last_seen_pkey primary key (user_id)
+) with (fillfactor = 50);
+revoke all on table private.last_seen from public, anon, authenticated, service_role;
+comment on table private.last_seen is 'When people last wrote, received, read or typed, kept to the minute.';
+comment on column private.last_seen.user_id is 'auth.users.id.';
+comment on column private.last_seen.seen_at is 'The minute.';
+
+create function private.note_seen(p_user_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    -- Once a minute is enough to know, and rarely enough to cost nothing. Last in a transaction, so nobody waits for it.
+    insert into private.last_seen as l (user_id, seen_at)
+    values (p_user_id, date_trunc('minute', clock_timestamp()))
+    on conflict (user_id) do update set seen_at = excluded.seen_at
+    where l.seen_at < excluded.seen_at;
+end;
+$$;
+comment on function private.note_seen(uuid) is 'Notes that a person is here now; writes at most once a minute.';
+revoke all on function private.note_seen(uuid) from public, anon, authenticated, service_role;
+
+create function private.last_seen_at(p_viewer_id uuid, p_user_id uuid)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    if exists (
+        select 1
+        from public.profiles as p
+        where p.user_id in (p_viewer_id, p_user_id) and p.hides_last_seen and p_viewer_id <> p_user_id
+    ) then
+        return null;
+    end if;
+    return (select private.iso_time(l.seen_at) from private.last_seen as l where l.user_id = p_user_id);
+end;
+$$;
+comment on function private.last_seen_at(uuid, uuid) is
+'When p_user_id was last here, to the minute; null when either of the two hides it: who does not tell is not told.';
+revoke all on function private.last_seen_at(uuid, uuid) from public, anon, authenticated, service_role;

@@ -1,0 +1,53 @@
+-- Purpose:   who may listen and speak on which Realtime topic, and plain Postgres Changes on messages.
+-- Consumers: Realtime. supabase/policies/realtime_messages.sql mirrors the policies.
+-- Locks:     share update exclusive on the publication; access exclusive on realtime.messages for the moment of creating policies.
+-- Undo:      alter publication supabase_realtime drop table public.messages;
+--            drop policy messaging_select_topic on realtime.messages; drop policy messaging_insert_topic on realtime.messages;
+--            drop function private.may_use_live_topic(text);
+set lock_timeout = '4s';
+
+create function private.may_use_live_topic(p_topic text)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+declare
+    v_parts constant text[] := regexp_match(
+        p_topic, '^conversation:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}):live:([1-9][0-9]{0,8})$'
+    );
+begin
+    -- Every policy is evaluated for every topic, and one that raises would close all of them: foreign topics are just not ours.
+    return v_parts is not null and exists (
+        select 1
+        from public.conversation_members as m
+        inner join public.conversations as c on m.conversation_id = c.id
+        where
+            m.conversation_id = v_parts[1]::uuid
+            and m.user_id = auth.uid()
+            and m.left_at is null
+            and c.live_epoch = v_parts[2]::integer
+    );
+end;
+$$;
+comment on function private.may_use_live_topic(text) is
+'Definer, because the joining role sees only its own rows. Whether this is the current live topic of a conversation the caller is in.';
+revoke all on function private.may_use_live_topic(text) from public, anon, authenticated, service_role;
+grant execute on function private.may_use_live_topic(text) to authenticated;
+
+-- user:<uuid> is fed by the database alone and read by its owner; the live topic is spoken and heard by current members.
+create policy messaging_select_topic on realtime.messages
+for select to authenticated
+using (
+    (extension = 'broadcast' and (select realtime.topic()) = 'user:' || (select auth.uid()))
+    or (extension in ('broadcast', 'presence') and (select private.may_use_live_topic((select realtime.topic()))))
+);
+
+create policy messaging_insert_topic on realtime.messages
+for insert to authenticated
+with check (
+    extension in ('broadcast', 'presence') and (select private.may_use_live_topic((select realtime.topic())))
+);
+
+alter publication supabase_realtime add table public.messages;
