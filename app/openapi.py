@@ -171,7 +171,7 @@ def _response(
     response = {
         "description": answer.description,
         "headers": {name: _written_once(components, "headers", name, header) for name, header in headers.items()},
-        "content": {answer.media_type: content},
+        **({} if status == 204 else {"content": {answer.media_type: content}}),
     }
     if not answer.codes:
         return response

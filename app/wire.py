@@ -51,6 +51,15 @@ class Reply:
         await send({"type": "http.response.body", "body": self._body, "more_body": False})
 
 
+class NoContent:
+    """204: done, and nothing to say."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 class ApiRequest(Request[Caller, Any, State]):
     """A request whose JSON body is read by our rules; Litestar hands the result to the handler as `data`."""
 

@@ -40,6 +40,7 @@ declare
     v_my_role text;
     v_user_ids uuid[];
     v_new_ids uuid[];
+    v_promoted_ids uuid[];
     v_settings private.settings;
 begin
     if p_role not in ('owner', 'admin', 'member') then
@@ -67,24 +68,21 @@ begin
         from public.conversation_members as m
         where m.conversation_id = p_conversation_id and m.user_id = u.user_id and m.left_at is null
     );
-    if
-        cardinality(v_new_ids) > 0
-        or exists (
-            select 1
-            from public.conversation_members as m
-            where m.conversation_id = p_conversation_id and m.user_id = any(v_user_ids) and m.left_at is null and m.role <> p_role
-        )
-    then
-        perform private.join_group(v_me, p_conversation_id, v_new_ids, coalesce(p_role, 'member'), v_settings);
-        -- For people who are members already, an owner's request sets the role, if it names one.
-        update public.conversation_members as m
-        set role = p_role
+    -- For people who are members already, an owner's request sets the role, if it names one.
+    v_promoted_ids := array(
+        select m.user_id
+        from public.conversation_members as m
         where
             m.conversation_id = p_conversation_id
             and m.user_id = any(v_user_ids)
             and m.left_at is null
             and v_my_role = 'owner'
-            and m.role <> p_role;
+            and m.role <> p_role
+    );
+    if cardinality(v_new_ids || v_promoted_ids) > 0 then
+        perform private.join_group(
+            v_me, p_conversation_id, v_new_ids, v_promoted_ids, coalesce(p_role, 'member'), v_settings
+        );
     end if;
     return jsonb_build_object('members', coalesce((
         select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
@@ -95,6 +93,49 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.add_members.';
+
+CREATE FUNCTION private.announce_profile(p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_rooms uuid[];
+    v_people uuid[];
+    v_position bigint;
+    v_card constant jsonb := private.profile_json(p_user_id);
+begin
+    -- The other people of the person's fifty liveliest direct conversations, and the person's own devices. Everybody else
+    -- meets the new card with the next answer it is part of.
+    select array_agg(t.conversation_id), array_agg(distinct t.other_id) into v_rooms, v_people
+    from (
+        select m.conversation_id, case c.direct_low when p_user_id then c.direct_high else c.direct_low end as other_id
+        from public.conversation_members as m
+        inner join public.conversations as c on m.conversation_id = c.id
+        where m.user_id = p_user_id and m.left_at is null and not m.is_archived and c.kind = 'direct'
+        order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
+        limit 50
+    ) as t;
+    v_people := coalesce(v_people, '{}') || p_user_id;
+    perform private.create_heads(array[p_user_id]);
+    v_position := private.move_heads(v_people, 0);
+    update public.conversation_members as m
+    set changed_position = v_position
+    where m.conversation_id = any(v_rooms) and m.left_at is null;
+    perform private.broadcast(
+        'profile.updated',
+        array_agg('user:' || h.user_id order by h.user_id),
+        array_agg(jsonb_build_object(
+            'id', gen_random_uuid(), 'type', 'profile.updated', 'position', h.position,
+            'previousPosition', h.previous_position, 'profile', v_card,
+            'unreadTotal', private.unread_totals(h.user_id) -> 'messages'
+        ) order by h.user_id)
+    )
+    from private.heads as h
+    where h.user_id = any(v_people);
+end;
+$$;
+
+COMMENT ON FUNCTION private.announce_profile(p_user_id uuid) IS 'Tells those who see a person most that the card changed: profile.updated, one event each.';
 
 CREATE FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -120,6 +161,31 @@ end;
 $_$;
 
 COMMENT ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) IS 'Whether this is an https URL in ASCII, or the public URL of an object of that person''s own in the bucket avatars.';
+
+CREATE FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_lock_timeout constant text := current_setting('lock_timeout');
+begin
+    -- The table is the truth and a broadcast is a hint: whatever goes wrong here is a warning, and nothing is waited for.
+    -- realtime.send swallows its own errors, but would wait, for each recipient, while a partition is being made (once a
+    -- day, with an exclusive lock). So the table's lock is taken first, with a short limit of its own.
+    begin
+        perform set_config('lock_timeout', '50ms', true);
+        lock table realtime.messages in row exclusive mode;
+        perform realtime.send(p_payloads[i], p_event, p_topics[i], true)
+        from generate_subscripts(p_topics, 1) as i;
+    exception
+        when others then
+            raise warning 'messaging: no broadcast of %: % (%)', p_event, sqlerrm, sqlstate;
+    end;
+    perform set_config('lock_timeout', v_lock_timeout, true);
+end;
+$$;
+
+COMMENT ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) IS 'Hands payloads to realtime.send, one per private topic. Called last in a transaction; never raises, never waits longer than 50 ms.';
 
 CREATE FUNCTION private.check_members(p_object jsonb, p_types jsonb) RETURNS void
     LANGUAGE plpgsql IMMUTABLE
@@ -165,6 +231,199 @@ $$;
 
 COMMENT ON FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) IS 'Raises PT429 rate_limited (hint: whole seconds to wait) when the window that ends now is full.';
 
+CREATE FUNCTION private.fold_text(p_text text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO ''
+    AS $$
+begin
+    -- Compatibility forms first (full width, ligatures), then the accents of Latin, Greek, Cyrillic, Hebrew and Arabic go,
+    -- then letters that Unicode does not take apart. ICU lowers all scripts whatever the database's own locale is.
+    return replace(replace(replace(replace(translate(
+        lower(regexp_replace(
+            normalize(left(p_text, 200), nfkd),
+            '[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670]', '', 'g'
+        ) collate "und-x-icu"),
+        'øłđðħıŧς', 'olddhitσ'
+    ), 'æ', 'ae'), 'œ', 'oe'), 'ß', 'ss'), 'þ', 'th');
+end;
+$$;
+
+COMMENT ON FUNCTION private.fold_text(p_text text) IS 'Folds case, accents and compatibility forms of at most 200 code points, so that Sørensen, SORENSEN and sorensen are one. Null stays null.';
+
+CREATE FUNCTION private.uuid_v7() RETURNS uuid
+    LANGUAGE plpgsql PARALLEL SAFE
+    SET search_path TO ''
+    AS $$
+begin
+    -- 48 bits of milliseconds, then 74 random bits: ids made together sit together in their index,
+    -- which keeps an insert into ten million rows as cheap as one into ten thousand.
+    return encode(
+        set_bit(
+            set_bit(
+                overlay(
+                    uuid_send(gen_random_uuid())
+                    placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+                    from 1 for 6
+                ), 52, 1
+            ), 53, 1
+        ), 'hex'
+    )::uuid;
+end;
+$$;
+
+COMMENT ON FUNCTION private.uuid_v7() IS 'A time-ordered UUID (RFC 9562, version 7). Postgres has its own from version 18 on.';
+
+CREATE TABLE public.conversation_members (
+    conversation_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role text DEFAULT 'member'::text NOT NULL,
+    visible_from_seq bigint DEFAULT 1 NOT NULL,
+    joined_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    left_at timestamp with time zone,
+    last_read_seq bigint DEFAULT 0 NOT NULL,
+    shared_read_seq bigint DEFAULT 0 NOT NULL,
+    shared_delivered_seq bigint DEFAULT 0 NOT NULL,
+    unread_count integer DEFAULT 0 NOT NULL,
+    archived_at timestamp with time zone,
+    muted_until timestamp with time zone,
+    pinned_at timestamp with time zone,
+    marked_unread boolean DEFAULT false NOT NULL,
+    last_activity_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    changed_position bigint DEFAULT 0 NOT NULL,
+    is_archived boolean GENERATED ALWAYS AS ((archived_at IS NOT NULL)) STORED NOT NULL,
+    is_pinned boolean GENERATED ALWAYS AS ((pinned_at IS NOT NULL)) STORED NOT NULL,
+    CONSTRAINT conversation_members_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text]))),
+    CONSTRAINT conversation_members_watermarks_check CHECK (((visible_from_seq >= 1) AND (last_read_seq >= 0) AND ((shared_read_seq >= 0) AND (shared_read_seq <= shared_delivered_seq)) AND (unread_count >= 0)))
+);
+ALTER TABLE ONLY public.conversation_members ALTER COLUMN user_id SET STATISTICS 0;
+
+COMMENT ON TABLE public.conversation_members IS 'One row per person and conversation: watermarks, unread, and the person''s own arrangement. Written by functions only.';
+
+COMMENT ON COLUMN public.conversation_members.conversation_id IS 'The conversation.';
+
+COMMENT ON COLUMN public.conversation_members.user_id IS 'auth.users.id; no foreign key, an account''s end deletes no rows.';
+
+COMMENT ON COLUMN public.conversation_members.role IS 'owner, admin or member; in direct conversations always member.';
+
+COMMENT ON COLUMN public.conversation_members.visible_from_seq IS 'The person reads messages from this seq on; rejoining sets it anew.';
+
+COMMENT ON COLUMN public.conversation_members.joined_at IS 'Start of the current membership.';
+
+COMMENT ON COLUMN public.conversation_members.left_at IS 'End of the membership; null while it lasts.';
+
+COMMENT ON COLUMN public.conversation_members.last_read_seq IS 'The person''s own read watermark.';
+
+COMMENT ON COLUMN public.conversation_members.shared_read_seq IS 'The read watermark that others see.';
+
+COMMENT ON COLUMN public.conversation_members.shared_delivered_seq IS 'The delivered watermark that others see; never below shared_read_seq.';
+
+COMMENT ON COLUMN public.conversation_members.unread_count IS 'Messages above greatest(last_read_seq, visible_from_seq - 1), not mine, visible.';
+
+COMMENT ON COLUMN public.conversation_members.archived_at IS 'Set while archived.';
+
+COMMENT ON COLUMN public.conversation_members.muted_until IS 'Muted until then.';
+
+COMMENT ON COLUMN public.conversation_members.pinned_at IS 'Set while pinned.';
+
+COMMENT ON COLUMN public.conversation_members.marked_unread IS 'The person''s own mark; reading clears it.';
+
+COMMENT ON COLUMN public.conversation_members.last_activity_at IS 'Sort key of the inbox: time of the newest message, or of joining.';
+
+COMMENT ON COLUMN public.conversation_members.changed_position IS 'Position of the newest change this person can see; see private.heads.';
+
+COMMENT ON COLUMN public.conversation_members.is_archived IS 'archived_at is set; for indexes.';
+
+COMMENT ON COLUMN public.conversation_members.is_pinned IS 'pinned_at is set; for indexes.';
+
+CREATE TABLE public.conversations (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    kind text NOT NULL,
+    gig_id uuid,
+    title text,
+    search_title text GENERATED ALWAYS AS (private.fold_text(title)) STORED,
+    created_by uuid NOT NULL,
+    direct_low uuid,
+    direct_high uuid,
+    last_seq bigint DEFAULT 0 NOT NULL,
+    first_seq bigint DEFAULT 1 NOT NULL,
+    event_seq bigint DEFAULT 0 NOT NULL,
+    "position" bigint DEFAULT 0 NOT NULL,
+    last_message_at timestamp with time zone,
+    live_epoch integer DEFAULT 1 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT conversations_kind_check CHECK ((((kind = 'direct'::text) AND (direct_low IS NOT NULL) AND (direct_high IS NOT NULL) AND (direct_low < direct_high) AND (title IS NULL)) OR ((kind = 'group'::text) AND (direct_low IS NULL) AND (direct_high IS NULL) AND (title IS NOT NULL)))),
+    CONSTRAINT conversations_seq_check CHECK ((((first_seq >= 1) AND (first_seq <= (last_seq + 1))) AND (event_seq >= last_seq))),
+    CONSTRAINT conversations_title_check CHECK (((char_length(title) >= 1) AND (char_length(title) <= 120)))
+);
+ALTER TABLE ONLY public.conversations ALTER COLUMN gig_id SET STATISTICS 0;
+ALTER TABLE ONLY public.conversations ALTER COLUMN created_by SET STATISTICS 0;
+ALTER TABLE ONLY public.conversations ALTER COLUMN direct_low SET STATISTICS 0;
+ALTER TABLE ONLY public.conversations ALTER COLUMN direct_high SET STATISTICS 0;
+
+COMMENT ON TABLE public.conversations IS 'A direct conversation of two people (per gig) or a group. Written by functions only.';
+
+COMMENT ON COLUMN public.conversations.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN public.conversations.kind IS 'direct or group.';
+
+COMMENT ON COLUMN public.conversations.gig_id IS 'A row the host application owns; see private.gig_allows. Null: not about a gig.';
+
+COMMENT ON COLUMN public.conversations.title IS 'Groups only: normalised, 1 to 120 code points.';
+
+COMMENT ON COLUMN public.conversations.search_title IS 'title folded for searches.';
+
+COMMENT ON COLUMN public.conversations.created_by IS 'Who wrote first or made the group.';
+
+COMMENT ON COLUMN public.conversations.direct_low IS 'The smaller of the two people''s ids; null in groups.';
+
+COMMENT ON COLUMN public.conversations.direct_high IS 'The larger of the two people''s ids; null in groups.';
+
+COMMENT ON COLUMN public.conversations.last_seq IS 'seq of the newest message; 0 before the first. Contiguous from 1.';
+
+COMMENT ON COLUMN public.conversations.first_seq IS 'seq of the oldest message that retention has kept.';
+
+COMMENT ON COLUMN public.conversations.event_seq IS 'Rises with every change of the conversation; gaps are allowed.';
+
+COMMENT ON COLUMN public.conversations."position" IS 'Highest position (microseconds) given to a change of the conversation; see private.heads.';
+
+COMMENT ON COLUMN public.conversations.last_message_at IS 'created_at of the newest message.';
+
+COMMENT ON COLUMN public.conversations.live_epoch IS 'Last part of the live topic''s name; rises when someone loses access.';
+
+COMMENT ON COLUMN public.conversations.created_at IS 'When it was made.';
+
+CREATE FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object(
+        'id', c.id,
+        'kind', c.kind,
+        'gigId', c.gig_id,
+        'title', c.title,
+        'lastMessageAt', private.iso_time(c.last_message_at),
+        'unreadCount', me.unread_count,
+        'markedUnread', me.marked_unread,
+        'myRole', me.role,
+        'myLastReadSeq', me.last_read_seq,
+        'canSend', c.kind = 'group' or private.account_is_active(
+            case c.direct_low when me.user_id then c.direct_high else c.direct_low end
+        ),
+        'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
+        'lastSeq', c.last_seq,
+        'firstSeq', greatest(c.first_seq, me.visible_from_seq),
+        'eventSeq', c.event_seq,
+        'archivedAt', private.iso_time(me.archived_at),
+        'mutedUntil', private.iso_time(me.muted_until),
+        'pinnedAt', private.iso_time(me.pinned_at),
+        'createdAt', private.iso_time(c.created_at)
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members) IS 'Shape Conversation without members and newest message, as that member sees it: what events carry.';
+
 CREATE FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -189,32 +448,12 @@ begin
         where t.conversation_id = p_conversation_id and t.left_at is null
     ) as m;
 
-    return jsonb_build_object(
-        'id', c.id,
-        'kind', c.kind,
-        'gigId', c.gig_id,
-        'title', c.title,
+    return private.conversation_facts(c, me) || jsonb_build_object(
         'members', v_members,
         'memberCount', v_member_count,
         'lastMessage', private.message_page(
             p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
-        ) -> 0,
-        'lastMessageAt', private.iso_time(c.last_message_at),
-        'unreadCount', me.unread_count,
-        'markedUnread', me.marked_unread,
-        'myRole', me.role,
-        'myLastReadSeq', me.last_read_seq,
-        'canSend', c.kind = 'group' or private.account_is_active(
-            case c.direct_low when p_user_id then c.direct_high else c.direct_low end
-        ),
-        'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
-        'lastSeq', c.last_seq,
-        'firstSeq', greatest(c.first_seq, me.visible_from_seq),
-        'eventSeq', c.event_seq,
-        'archivedAt', private.iso_time(me.archived_at),
-        'mutedUntil', private.iso_time(me.muted_until),
-        'pinnedAt', private.iso_time(me.pinned_at),
-        'createdAt', private.iso_time(c.created_at)
+        ) -> 0
     );
 end;
 $$;
@@ -278,9 +517,9 @@ begin
     values ('group', p_gig_id, v_title, v_me)
     returning id into v_conversation_id;
     insert into public.conversation_members (conversation_id, user_id, role) values (v_conversation_id, v_me, 'owner');
-    perform private.join_group(v_me, v_conversation_id, v_member_ids, 'member', v_settings);
     insert into private.group_keys (created_by, client_group_id, request_digest, conversation_id)
     values (v_me, v_key, v_digest, v_conversation_id);
+    perform private.join_group(v_me, v_conversation_id, v_member_ids, '{}', 'member', v_settings);
     return jsonb_build_object('conversation', private.conversation_json(v_me, v_conversation_id), 'created', true);
 end;
 $$;
@@ -371,6 +610,46 @@ $$;
 
 COMMENT ON FUNCTION private.edit_message(p_message_id uuid, p_body text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.edit_message.';
 
+CREATE FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_seq bigint, p_receipt jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_message constant jsonb := case
+        when p_seq is not null then private.message_page(p_conversation_id, p_seq, p_seq + 1, 1) -> 0
+    end;
+    v_topics text[];
+    v_payloads jsonb[];
+begin
+    select
+        array_agg('user:' || h.user_id order by h.user_id),
+        array_agg(
+            jsonb_build_object(
+                'id', gen_random_uuid(),
+                'type', p_type,
+                'position', h.position,
+                'previousPosition', h.previous_position,
+                'conversationId', p_conversation_id,
+                'unreadTotal', private.unread_totals(h.user_id) -> 'messages'
+            )
+            || case when m.left_at is null then jsonb_build_object('conversation', private.conversation_facts(c, m)) else '{}' end
+            || case when v_message is not null then jsonb_build_object('message', v_message) else '{}' end
+            || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
+            order by h.user_id
+        )
+    into v_topics, v_payloads
+    from private.heads as h
+    inner join public.conversation_members as m on h.user_id = m.user_id
+    inner join public.conversations as c on m.conversation_id = c.id
+    where h.user_id = any(p_user_ids) and m.conversation_id = p_conversation_id;
+    if v_topics is not null then
+        perform private.broadcast(p_type, v_topics, v_payloads);
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_seq bigint, p_receipt jsonb) IS 'Tells each of these people, whose heads have just moved, what changed in a conversation: {id, type, position, previousPosition, conversationId, unreadTotal, conversation unless lost, message at p_seq, receipt}. Called once per move, last in the transaction.';
+
 CREATE FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -382,7 +661,7 @@ begin
     select array_agg(m.user_id) into v_member_ids
     from public.conversation_members as m
     where m.conversation_id = p_conversation_id and m.left_at is null;
-    select private.lock_heads(v_member_ids, c.position) into v_position
+    select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_conversation_id;
     -- A new live topic: an authorisation of Realtime lasts as long as its channel, so the old name must be worth nothing.
@@ -407,6 +686,8 @@ begin
         order by o.role <> 'owner', o.role <> 'admin', o.joined_at, o.user_id
         limit 1
     ) and m.role <> 'owner';
+    perform private.emit('conversation.lost', p_conversation_id, array[p_user_id], null, null);
+    perform private.emit('conversation.updated', p_conversation_id, array_remove(v_member_ids, p_user_id), null, null);
 end;
 $$;
 
@@ -430,25 +711,6 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) IS 'The direct conversation of two people about a gig (or none), if there is one.';
-
-CREATE FUNCTION private.fold_text(p_text text) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-    SET search_path TO ''
-    AS $$
-begin
-    -- Compatibility forms first (full width, ligatures), then the accents of Latin, Greek, Cyrillic, Hebrew and Arabic go,
-    -- then letters that Unicode does not take apart. ICU lowers all scripts whatever the database's own locale is.
-    return replace(replace(replace(replace(translate(
-        lower(regexp_replace(
-            normalize(left(p_text, 200), nfkd),
-            '[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670]', '', 'g'
-        ) collate "und-x-icu"),
-        'øłđðħıŧς', 'olddhitσ'
-    ), 'æ', 'ae'), 'œ', 'oe'), 'ß', 'ss'), 'þ', 'th');
-end;
-$$;
-
-COMMENT ON FUNCTION private.fold_text(p_text text) IS 'Folds case, accents and compatibility forms of at most 200 code points, so that Sørensen, SORENSEN and sorensen are one. Null stays null.';
 
 CREATE FUNCTION private.forget_profile() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -672,6 +934,7 @@ CREATE TABLE private.settings (
     edit_window_s integer DEFAULT 86400,
     edit_count_max integer DEFAULT 30 NOT NULL,
     edit_pace_window_s integer DEFAULT 60 NOT NULL,
+    sync_epoch uuid DEFAULT gen_random_uuid() NOT NULL,
     CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max) <= 500)),
     CONSTRAINT settings_group_size_max_check CHECK ((group_size_max <= 1000)),
     CONSTRAINT settings_is_only_row_check CHECK (is_only_row),
@@ -702,7 +965,9 @@ COMMENT ON COLUMN private.settings.edit_count_max IS 'Edits per person in any ed
 
 COMMENT ON COLUMN private.settings.edit_pace_window_s IS 'Seconds.';
 
-CREATE FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_role text, p_settings private.settings) RETURNS void
+COMMENT ON COLUMN private.settings.sync_epoch IS 'Part of every sync cursor: a new value, set after a restore from a backup, makes all clients start over.';
+
+CREATE FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -711,6 +976,7 @@ declare
     v_user_id uuid;
     v_strangers uuid[];
     v_concerned uuid[];
+    v_new uuid[];
     v_position bigint;
     v_now timestamptz;
 begin
@@ -744,7 +1010,7 @@ begin
     );
 
     perform private.create_heads(v_concerned);
-    v_position := private.lock_heads(v_concerned, v_conversation.position);
+    v_position := private.move_heads(v_concerned, v_conversation.position);
     foreach v_user_id in array coalesce(v_strangers, '{}') loop
         perform private.take_pace(
             v_user_id, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
@@ -770,12 +1036,20 @@ begin
         pinned_at = null, marked_unread = false, last_activity_at = excluded.last_activity_at
     where m.left_at is not null;
     update public.conversation_members as m
-    set changed_position = v_position
+    set changed_position = v_position, role = case when m.user_id = any(p_promoted_ids) then p_role else m.role end
     where m.conversation_id = p_conversation_id and m.left_at is null;
+    -- Its maker sees a new group come into being like everybody else.
+    v_new := p_user_ids || case when v_conversation.event_seq = 0 then array[p_me] else '{}' end;
+    perform private.emit('conversation.created', p_conversation_id, v_new, null, null);
+    perform private.emit('conversation.updated', p_conversation_id, array(
+        select u.user_id
+        from unnest(v_concerned) as u (user_id)
+        where u.user_id <> all(v_new)
+    ), null, null);
 end;
 $$;
 
-COMMENT ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_role text, p_settings private.settings) IS 'Makes people members of a group from its next message on; whoever is one already stays as they are. The caller has checked rights. Raises PT403 recipient_unavailable, PT422 group_full, PT429 rate_limited.';
+COMMENT ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) IS 'Makes people members of a group from its next message on, and gives the same role to members named as promoted. The caller has checked rights. Raises PT403 recipient_unavailable, PT422 group_full, PT429 rate_limited.';
 
 CREATE FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) RETURNS timestamp with time zone[]
     LANGUAGE plpgsql
@@ -792,6 +1066,24 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) IS 'Writes the locked row: what has left the window goes, p_now comes. Returns the times as written.';
+
+CREATE FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    if exists (
+        select 1
+        from public.profiles as p
+        where p.user_id in (p_viewer_id, p_user_id) and p.hides_last_seen and p_viewer_id <> p_user_id
+    ) then
+        return null;
+    end if;
+    return (select private.iso_time(l.seen_at) from private.last_seen as l where l.user_id = p_user_id);
+end;
+$$;
+
+COMMENT ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) IS 'When p_user_id was last here, to the minute; null when either of the two hides it: who does not tell is not told.';
 
 CREATE FUNCTION private.leave_all_groups() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -812,7 +1104,7 @@ begin
             select distinct m.user_id
             from public.conversation_members as m
             where m.conversation_id = any(v_groups) and m.left_at is null
-        ), 0);
+        ));
         perform private.end_membership(c.id, old.id) from unnest(v_groups) as c (id);
     end if;
     return null;
@@ -1068,52 +1360,26 @@ $$;
 
 COMMENT ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) IS 'Definer, because statuses need the receipts of others; reads for auth.uid() only. See public.list_messages.';
 
-CREATE FUNCTION private.lock_heads(p_user_ids uuid[], p_floor bigint) RETURNS bigint
+CREATE FUNCTION private.lock_heads(p_user_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
-declare
-    v_position bigint;
 begin
     -- Locked in the order of ids, like everywhere: two writers can wait for each other, but never in a circle.
-    select greatest(max(h.position), p_floor, (extract(epoch from clock_timestamp()) * 1000000)::bigint) + 1
-    into v_position
-    from (
-        select h.position
-        from private.heads as h
-        where h.user_id = any(p_user_ids)
-        order by h.user_id
-        for no key update
-    ) as h;
-    update private.heads as h set position = v_position where h.user_id = any(p_user_ids);
-    return v_position;
+    return (
+        select max(h.position)
+        from (
+            select h.position
+            from private.heads as h
+            where h.user_id = any(p_user_ids)
+            order by h.user_id
+            for no key update
+        ) as h
+    );
 end;
 $$;
 
-COMMENT ON FUNCTION private.lock_heads(p_user_ids uuid[], p_floor bigint) IS 'Locks the heads of these people in id order, moves them to one new position above all of them, above p_floor and above the clock, and returns it. Every member has a head: see create_heads.';
-
-CREATE FUNCTION private.uuid_v7() RETURNS uuid
-    LANGUAGE plpgsql PARALLEL SAFE
-    SET search_path TO ''
-    AS $$
-begin
-    -- 48 bits of milliseconds, then 74 random bits: ids made together sit together in their index,
-    -- which keeps an insert into ten million rows as cheap as one into ten thousand.
-    return encode(
-        set_bit(
-            set_bit(
-                overlay(
-                    uuid_send(gen_random_uuid())
-                    placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-                    from 1 for 6
-                ), 52, 1
-            ), 53, 1
-        ), 'hex'
-    )::uuid;
-end;
-$$;
-
-COMMENT ON FUNCTION private.uuid_v7() IS 'A time-ordered UUID (RFC 9562, version 7). Postgres has its own from version 18 on.';
+COMMENT ON FUNCTION private.lock_heads(p_user_ids uuid[]) IS 'Locks the heads of these people in id order, moves none, and returns the highest position. Every member has a head: see create_heads.';
 
 CREATE TABLE public.messages (
     id uuid DEFAULT private.uuid_v7() NOT NULL,
@@ -1272,6 +1538,99 @@ $$;
 
 COMMENT ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_all_read.';
 
+CREATE FUNCTION private.mark_delivered(p_receipts jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+    v_me constant uuid := private.require_caller();
+    v_conversation_ids uuid[];
+    v_seqs bigint[];
+    v_member_ids uuid[];
+    v_is_small boolean;
+    v_position bigint;
+    v_member public.conversation_members;
+begin
+    if jsonb_typeof(p_receipts) is distinct from 'array' or jsonb_array_length(p_receipts) not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'receipts must be an array of 1 to 100.', hint = '/receipts';
+    end if;
+    if exists (
+        select 1
+        from jsonb_array_elements(p_receipts) as r (receipt)
+        where
+            jsonb_typeof(r.receipt) <> 'object'
+            or coalesce(r.receipt ->> 'conversationId', '') !~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+            or coalesce(r.receipt ->> 'seq', '') !~ '^[0-9]{1,16}$'
+    ) then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'Each receipt needs a conversationId and a seq.', hint = '/receipts';
+    end if;
+
+    -- What moves a watermark, in the order of conversation ids, which is the order of their locks. What is not the caller's
+    -- is left out without a word, like what has been delivered before.
+    select array_agg(t.conversation_id order by t.conversation_id), array_agg(t.seq order by t.conversation_id)
+    into v_conversation_ids, v_seqs
+    from (
+        select m.conversation_id, least(max((r.receipt ->> 'seq')::bigint), c.last_seq) as seq
+        from jsonb_array_elements(p_receipts) as r (receipt)
+        inner join public.conversation_members as m on m.conversation_id = (r.receipt ->> 'conversationId')::uuid
+        inner join public.conversations as c on m.conversation_id = c.id
+        where m.user_id = v_me and m.left_at is null
+        group by m.conversation_id, m.shared_delivered_seq, c.last_seq
+        having least(max((r.receipt ->> 'seq')::bigint), c.last_seq) > m.shared_delivered_seq
+    ) as t;
+    if v_conversation_ids is not null then
+        perform 1 from public.conversations as c where c.id = any(v_conversation_ids) order by c.id for no key update;
+        perform private.lock_heads(array(
+            select distinct o.user_id
+            from public.conversation_members as o
+            where o.conversation_id = any(v_conversation_ids) and o.left_at is null
+        ));
+        for i in 1 .. cardinality(v_conversation_ids) loop
+            select array_agg(o.user_id), count(*) <= 16 into v_member_ids, v_is_small
+            from public.conversation_members as o
+            where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
+            update public.conversation_members as m
+            set shared_delivered_seq = v_seqs[i]
+            where
+                m.conversation_id = v_conversation_ids[i]
+                and m.user_id = v_me
+                and m.left_at is null
+                and m.shared_delivered_seq < v_seqs[i]
+            returning m.* into v_member;
+            -- In a larger group delivery is stored and shown, but not announced: it would be a message per member and message.
+            if found and v_is_small then
+                select private.move_heads(v_member_ids, c.position) into v_position
+                from public.conversations as c
+                where c.id = v_conversation_ids[i];
+                update public.conversations as c
+                set event_seq = c.event_seq + 1, position = v_position
+                where c.id = v_conversation_ids[i];
+                update public.conversation_members as o
+                set changed_position = v_position
+                where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
+                perform private.emit(
+                    'receipt.updated', v_conversation_ids[i], v_member_ids, null, private.receipt_json(v_member)
+                );
+            end if;
+        end loop;
+    end if;
+    perform private.note_seen(v_me);
+    return jsonb_build_object('receipts', coalesce((
+        select jsonb_agg(
+            jsonb_build_object('conversationId', m.conversation_id) || private.receipt_json(m) order by m.conversation_id
+        )
+        from public.conversation_members as m
+        where m.user_id = v_me and m.left_at is null and m.conversation_id in (
+            select (r.receipt ->> 'conversationId')::uuid from jsonb_array_elements(p_receipts) as r (receipt)
+        )
+    ), '[]'::jsonb));
+end;
+$_$;
+
+COMMENT ON FUNCTION private.mark_delivered(p_receipts jsonb) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_delivered.';
+
 CREATE FUNCTION private.mark_read(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1294,67 +1653,30 @@ $$;
 
 COMMENT ON FUNCTION private.mark_read(p_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_read.';
 
-CREATE TABLE public.conversation_members (
-    conversation_id uuid NOT NULL,
-    user_id uuid NOT NULL,
-    role text DEFAULT 'member'::text NOT NULL,
-    visible_from_seq bigint DEFAULT 1 NOT NULL,
-    joined_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    left_at timestamp with time zone,
-    last_read_seq bigint DEFAULT 0 NOT NULL,
-    shared_read_seq bigint DEFAULT 0 NOT NULL,
-    shared_delivered_seq bigint DEFAULT 0 NOT NULL,
-    unread_count integer DEFAULT 0 NOT NULL,
-    archived_at timestamp with time zone,
-    muted_until timestamp with time zone,
-    pinned_at timestamp with time zone,
-    marked_unread boolean DEFAULT false NOT NULL,
-    last_activity_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    changed_position bigint DEFAULT 0 NOT NULL,
-    is_archived boolean GENERATED ALWAYS AS ((archived_at IS NOT NULL)) STORED NOT NULL,
-    is_pinned boolean GENERATED ALWAYS AS ((pinned_at IS NOT NULL)) STORED NOT NULL,
-    CONSTRAINT conversation_members_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text]))),
-    CONSTRAINT conversation_members_watermarks_check CHECK (((visible_from_seq >= 1) AND (last_read_seq >= 0) AND ((shared_read_seq >= 0) AND (shared_read_seq <= shared_delivered_seq)) AND (unread_count >= 0)))
-);
-ALTER TABLE ONLY public.conversation_members ALTER COLUMN user_id SET STATISTICS 0;
+CREATE FUNCTION private.may_use_live_topic(p_topic text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+    v_parts constant text[] := regexp_match(
+        p_topic, '^conversation:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}):live:([1-9][0-9]{0,8})$'
+    );
+begin
+    -- Every policy is evaluated for every topic, and one that raises would close all of them: foreign topics are just not ours.
+    return v_parts is not null and exists (
+        select 1
+        from public.conversation_members as m
+        inner join public.conversations as c on m.conversation_id = c.id
+        where
+            m.conversation_id = v_parts[1]::uuid
+            and m.user_id = auth.uid()
+            and m.left_at is null
+            and c.live_epoch = v_parts[2]::integer
+    );
+end;
+$_$;
 
-COMMENT ON TABLE public.conversation_members IS 'One row per person and conversation: watermarks, unread, and the person''s own arrangement. Written by functions only.';
-
-COMMENT ON COLUMN public.conversation_members.conversation_id IS 'The conversation.';
-
-COMMENT ON COLUMN public.conversation_members.user_id IS 'auth.users.id; no foreign key, an account''s end deletes no rows.';
-
-COMMENT ON COLUMN public.conversation_members.role IS 'owner, admin or member; in direct conversations always member.';
-
-COMMENT ON COLUMN public.conversation_members.visible_from_seq IS 'The person reads messages from this seq on; rejoining sets it anew.';
-
-COMMENT ON COLUMN public.conversation_members.joined_at IS 'Start of the current membership.';
-
-COMMENT ON COLUMN public.conversation_members.left_at IS 'End of the membership; null while it lasts.';
-
-COMMENT ON COLUMN public.conversation_members.last_read_seq IS 'The person''s own read watermark.';
-
-COMMENT ON COLUMN public.conversation_members.shared_read_seq IS 'The read watermark that others see.';
-
-COMMENT ON COLUMN public.conversation_members.shared_delivered_seq IS 'The delivered watermark that others see; never below shared_read_seq.';
-
-COMMENT ON COLUMN public.conversation_members.unread_count IS 'Messages above greatest(last_read_seq, visible_from_seq - 1), not mine, visible.';
-
-COMMENT ON COLUMN public.conversation_members.archived_at IS 'Set while archived.';
-
-COMMENT ON COLUMN public.conversation_members.muted_until IS 'Muted until then.';
-
-COMMENT ON COLUMN public.conversation_members.pinned_at IS 'Set while pinned.';
-
-COMMENT ON COLUMN public.conversation_members.marked_unread IS 'The person''s own mark; reading clears it.';
-
-COMMENT ON COLUMN public.conversation_members.last_activity_at IS 'Sort key of the inbox: time of the newest message, or of joining.';
-
-COMMENT ON COLUMN public.conversation_members.changed_position IS 'Position of the newest change this person can see; see private.heads.';
-
-COMMENT ON COLUMN public.conversation_members.is_archived IS 'archived_at is set; for indexes.';
-
-COMMENT ON COLUMN public.conversation_members.is_pinned IS 'pinned_at is set; for indexes.';
+COMMENT ON FUNCTION private.may_use_live_topic(p_topic text) IS 'Definer, because the joining role sees only its own rows. Whether this is the current live topic of a conversation the caller is in.';
 
 CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -1362,12 +1684,14 @@ CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURN
     AS $$
 begin
     return private.profile_json(p_member.user_id) || jsonb_build_object(
-        'role', p_member.role, 'joinedAt', private.iso_time(p_member.joined_at)
+        'role', p_member.role,
+        'joinedAt', private.iso_time(p_member.joined_at),
+        'lastSeenAt', private.last_seen_at(auth.uid(), p_member.user_id)
     );
 end;
 $$;
 
-COMMENT ON FUNCTION private.member_json(p_member public.conversation_members) IS 'Shape Member: Profile with role and joinedAt.';
+COMMENT ON FUNCTION private.member_json(p_member public.conversation_members) IS 'Shape Member: Profile with role, joinedAt and, if it is shared, lastSeenAt.';
 
 CREATE FUNCTION private.message_history(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1471,6 +1795,24 @@ $$;
 
 COMMENT ON FUNCTION private.message_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message. The caller has checked access.';
 
+CREATE FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_position constant bigint := greatest(
+        private.lock_heads(p_user_ids), p_floor, (extract(epoch from clock_timestamp()) * 1000000)::bigint
+    ) + 1;
+begin
+    update private.heads as h
+    set previous_position = h.position, position = v_position
+    where h.user_id = any(p_user_ids);
+    return v_position;
+end;
+$$;
+
+COMMENT ON FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) IS 'Locks the heads of these people and moves them to one new position above all of them, above p_floor and above the clock. Each move is one event for each of them, so that the chain of positions has no gap: see private.emit.';
+
 CREATE FUNCTION private.my_contact_ids() RETURNS SETOF uuid
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -1538,6 +1880,21 @@ $$;
 
 COMMENT ON FUNCTION private.normalize_text(p_text text) IS 'Line ends to LF, controls and bidirectional overrides removed, NFC, trimmed. Length is the caller''s business. Null stays null, and null is the answer for what is too dear to normalise: 255 combining marks in a row, or more than 65,536 code points beyond ASCII.';
 
+CREATE FUNCTION private.note_seen(p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    -- Once a minute is enough to know, and rarely enough to cost nothing. Last in a transaction, so nobody waits for it.
+    insert into private.last_seen as l (user_id, seen_at)
+    values (p_user_id, date_trunc('minute', clock_timestamp()))
+    on conflict (user_id) do update set seen_at = excluded.seen_at
+    where l.seen_at < excluded.seen_at;
+end;
+$$;
+
+COMMENT ON FUNCTION private.note_seen(p_user_id uuid) IS 'Notes that a person is here now; writes at most once a minute.';
+
 CREATE FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) RETURNS uuid
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -1573,7 +1930,7 @@ begin
     values (v_conversation_id, p_me), (v_conversation_id, p_other);
     perform private.create_heads(array[p_me, p_other]);
     if v_is_first_contact then
-        perform private.lock_heads(array[p_me, p_other], 0);
+        perform private.lock_heads(array[p_me, p_other]);
         perform private.take_pace(
             p_other, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
         );
@@ -1590,7 +1947,9 @@ CREATE FUNCTION private.own_profile_json(p_user_id uuid) RETURNS jsonb
     AS $$
 begin
     return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
-        'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id)
+        'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id),
+        'privateReading', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.private_reading),
+        'hidesLastSeen', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.hides_last_seen)
     ));
 end;
 $$;
@@ -1654,10 +2013,12 @@ CREATE FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq
     AS $$
 declare
     v_conversation public.conversations;
+    v_before public.conversation_members;
     v_me public.conversation_members;
-    v_member_ids uuid[];
+    v_concerned uuid[];
     v_position bigint;
     v_seq bigint;
+    v_shares boolean;
 begin
     select m.* into v_me
     from public.conversation_members as m
@@ -1673,10 +2034,26 @@ begin
         from public.conversations as c
         where c.id = p_conversation_id
         for no key update;
-        select array_agg(m.user_id) into v_member_ids
+        select m.* into v_before
         from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.left_at is null;
-        v_position := private.lock_heads(v_member_ids, v_conversation.position);
+        where m.conversation_id = p_conversation_id and m.user_id = p_user_id and m.left_at is null;
+        if not found then
+            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+        end if;
+        v_shares := v_seq > v_before.shared_read_seq and not coalesce(
+            (select p.private_reading from public.profiles as p where p.user_id = p_user_id), false
+        );
+        v_concerned := case
+            when v_shares then private.receipt_audience(
+                v_conversation, p_user_id, array(
+                    select m.user_id
+                    from public.conversation_members as m
+                    where m.conversation_id = p_conversation_id and m.left_at is null
+                ), v_before.shared_read_seq, v_seq
+            )
+            else array[p_user_id]
+        end;
+        v_position := private.move_heads(v_concerned, v_conversation.position);
 
         update public.conversations as c
         set event_seq = c.event_seq + 1, position = v_position
@@ -1684,22 +2061,24 @@ begin
         update public.conversation_members as m
         set
             last_read_seq = greatest(m.last_read_seq, v_seq),
-            shared_read_seq = greatest(m.shared_read_seq, v_seq),
-            shared_delivered_seq = greatest(m.shared_delivered_seq, v_seq),
+            shared_read_seq = case when v_shares then v_seq else m.shared_read_seq end,
+            shared_delivered_seq = case when v_shares then greatest(m.shared_delivered_seq, v_seq) else m.shared_delivered_seq end,
             unread_count = case
                 when v_seq > m.last_read_seq
                     then private.unread_count(p_conversation_id, p_user_id, greatest(v_seq, m.visible_from_seq - 1))
                 else m.unread_count
             end,
             marked_unread = false
-        where m.conversation_id = p_conversation_id and m.user_id = p_user_id and m.left_at is null
+        where m.conversation_id = p_conversation_id and m.user_id = p_user_id
         returning m.* into v_me;
-        if not found then
-            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
-        end if;
         update public.conversation_members as m
         set changed_position = v_position
-        where m.conversation_id = p_conversation_id and m.left_at is null;
+        where m.conversation_id = p_conversation_id and m.user_id = any(v_concerned) and m.left_at is null;
+        perform private.note_seen(p_user_id);
+        perform private.emit(
+            case when v_shares then 'receipt.updated' else 'conversation.updated' end, p_conversation_id, v_concerned, null,
+            case when v_shares then private.receipt_json(v_me) end
+        );
     end if;
 
     return jsonb_build_object(
@@ -1714,7 +2093,48 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) IS 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. unreadTotal leaves out muted and archived conversations.';
+COMMENT ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) IS 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private reading others are not told. unreadTotal leaves out muted and archived conversations.';
+
+CREATE FUNCTION private.receipt_audience(p_conversation public.conversations, p_user_id uuid, p_member_ids uuid[], p_from_seq bigint, p_to_seq bigint) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    if cardinality(p_member_ids) <= 16 then
+        return p_member_ids;
+    end if;
+    -- In a larger group only the authors of what was read learn of it at once, one event for all of it. A reader who comes
+    -- back after a long time is told about the newest hundred messages; the watermark itself says the rest.
+    return array(
+        select distinct t.user_id
+        from (
+            select p_user_id as user_id
+            union all
+            select m.from_user_id
+            from public.messages as m
+            where m.conversation_id = p_conversation.id and m.seq > greatest(p_from_seq, p_to_seq - 100) and m.seq <= p_to_seq
+        ) as t
+        where t.user_id = any(p_member_ids)
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.receipt_audience(p_conversation public.conversations, p_user_id uuid, p_member_ids uuid[], p_from_seq bigint, p_to_seq bigint) IS 'Who is told that p_user_id has read on from p_from_seq to p_to_seq: all members up to 16, else the authors and the reader.';
+
+CREATE FUNCTION private.receipt_json(p_member public.conversation_members) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object(
+        'userId', p_member.user_id,
+        'lastReadSeq', p_member.shared_read_seq,
+        'lastDeliveredSeq', p_member.shared_delivered_seq
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.receipt_json(p_member public.conversation_members) IS 'Shape Receipt: the watermarks of a member that others see.';
 
 CREATE FUNCTION private.receipts_json(p_conversation_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -1722,11 +2142,7 @@ CREATE FUNCTION private.receipts_json(p_conversation_id uuid) RETURNS jsonb
     AS $$
 begin
     return coalesce((
-        select jsonb_agg(
-            jsonb_build_object(
-                'userId', m.user_id, 'lastReadSeq', m.shared_read_seq, 'lastDeliveredSeq', m.shared_delivered_seq
-            ) order by m.joined_at, m.user_id
-        )
+        select jsonb_agg(private.receipt_json(m) order by m.joined_at, m.user_id)
         from public.conversation_members as m
         where m.conversation_id = p_conversation_id and m.left_at is null
     ), '[]'::jsonb);
@@ -1766,15 +2182,16 @@ CREATE FUNCTION private.replace_body(p_message public.messages, p_body text) RET
     SET search_path TO ''
     AS $$
 declare
+    v_member_ids constant uuid[] := array(
+        select m.user_id
+        from public.conversation_members as m
+        where m.conversation_id = p_message.conversation_id and m.left_at is null
+    );
     v_position bigint;
     v_event_seq bigint;
     v_now timestamptz;
 begin
-    select private.lock_heads(array(
-        select m.user_id
-        from public.conversation_members as m
-        where m.conversation_id = p_message.conversation_id and m.left_at is null
-    ), c.position) into v_position
+    select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_message.conversation_id;
     v_now := clock_timestamp();
@@ -1805,6 +2222,10 @@ begin
             and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
+    perform private.emit(
+        case when p_body is null then 'message.deleted' else 'message.updated' end,
+        p_message.conversation_id, v_member_ids, p_message.seq, null
+    );
 end;
 $$;
 
@@ -1940,7 +2361,7 @@ begin
         if not coalesce(v_me = any(v_member_ids), false) then
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
-        v_position := private.lock_heads(v_member_ids, v_conversation.position);
+        v_position := private.move_heads(v_member_ids, v_conversation.position);
         v_now := clock_timestamp();
         v_seq := v_conversation.last_seq + 1;
 
@@ -1969,6 +2390,8 @@ begin
         where m.conversation_id = v_conversation_id and m.left_at is null;
         v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now);
         v_is_created := true;
+        perform private.note_seen(v_me);
+        perform private.emit('message.created', v_conversation_id, v_member_ids, v_seq, null);
     end if;
 
     return jsonb_build_object(
@@ -1981,6 +2404,175 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.send_message.';
+
+CREATE FUNCTION private.set_typing(p_conversation_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_live_topic text;
+begin
+    select format('conversation:%s:live:%s', c.id, c.live_epoch) into v_live_topic
+    from public.conversations as c
+    inner join public.conversation_members as m on c.id = m.conversation_id
+    where c.id = p_conversation_id and m.user_id = v_me and m.left_at is null;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    perform private.note_seen(v_me);
+    perform private.broadcast('typing', array[v_live_topic], array[jsonb_build_object(
+        'conversationId', p_conversation_id, 'userId', v_me, 'at', private.iso_time(clock_timestamp())
+    )]);
+    return '{}'::jsonb;
+end;
+$$;
+
+COMMENT ON FUNCTION private.set_typing(p_conversation_id uuid) IS 'Definer, because the live topic is read under nobody''s rows; acts for auth.uid() only. See public.set_typing.';
+
+CREATE FUNCTION private.sync(p_cursor text, p_limit integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+    v_me constant uuid := private.require_caller();
+    v_digest constant text := private.sync_digest(v_me);
+    v_head constant bigint := coalesce((select h.position from private.heads as h where h.user_id = v_me), 0);
+    v_parts text[];
+    v_base bigint;
+    v_through bigint;
+    v_resume_id uuid;
+    v_resume_at bigint;
+    v_row record;
+    v_page jsonb;
+    v_page_count integer;
+    v_page_end bigint;
+    v_left integer;
+    v_rows integer := 0;
+    v_has_more boolean := false;
+    v_messages jsonb := '[]';
+    v_conversations jsonb := '[]';
+    v_receipts jsonb := '[]';
+    v_lost jsonb := '[]';
+begin
+    if p_limit is null or p_limit not between 1 and 500 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'limit must be from 1 to 500.', hint = '/limit';
+    end if;
+    if p_cursor is null then
+        v_conversations := private.list_inbox(30, null, null, null, null, null, null) -> 'conversations';
+        v_base := v_head;
+        v_through := v_head;
+    else
+        v_parts := regexp_match(
+            p_cursor, '^([0-9a-f]{16})\.(\d{1,16})\.(\d{1,16})(?:\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(\d{1,16}))?$'
+        );
+        if v_parts is null or v_parts[1] <> v_digest then
+            raise sqlstate 'PT400' using
+                message = 'cursor_invalid', detail = 'This cursor is not for this person and database; begin without one.',
+                hint = '/cursor';
+        end if;
+        v_base := v_parts[2]::bigint;
+        v_through := v_parts[3]::bigint;
+        v_resume_id := v_parts[4]::uuid;
+        v_resume_at := v_parts[5]::bigint;
+        if v_through > v_head then
+            -- A replica that has not come that far yet: nothing is known, and nothing is lost by asking again.
+            return jsonb_build_object(
+                'messages', v_messages, 'conversations', v_conversations, 'receipts', v_receipts, 'lost', v_lost,
+                'cursor', p_cursor, 'hasMore', false
+            );
+        end if;
+        v_left := p_limit;
+        for v_row in
+            select m.*
+            from public.conversation_members as m
+            where m.user_id = v_me and m.changed_position > v_through
+            order by m.changed_position, m.conversation_id
+            limit 51
+        loop
+            if v_rows = 50 or v_left = 0 then
+                v_has_more := true;
+                exit;
+            end if;
+            v_rows := v_rows + 1;
+            if v_row.left_at is not null then
+                v_lost := v_lost || to_jsonb(v_row.conversation_id);
+            else
+                -- Whatever of the resumed conversation changed after its page has a position above it, wherever its row is now.
+                select coalesce(jsonb_agg(t.json order by t.changed_position), '[]'), count(*), max(t.changed_position)
+                into v_page, v_page_count, v_page_end
+                from (
+                    select
+                        m.changed_position,
+                        private.message_page(m.conversation_id, m.seq, m.seq + 1, 1) -> 0 as json
+                    from public.messages as m
+                    where
+                        m.conversation_id = v_row.conversation_id
+                        and m.changed_position > case
+                            when v_row.conversation_id = v_resume_id then v_resume_at else v_base
+                        end
+                        and m.seq >= v_row.visible_from_seq
+                    order by m.changed_position
+                    fetch first v_left rows with ties
+                ) as t;
+                v_messages := v_messages || v_page;
+                v_left := greatest(0, v_left - v_page_count);
+                v_conversations := v_conversations || private.conversation_json(v_me, v_row.conversation_id);
+                v_receipts := v_receipts || (
+                    select coalesce(jsonb_agg(
+                        jsonb_build_object('conversationId', v_row.conversation_id) || r.receipt
+                    ), '[]')
+                    from jsonb_array_elements(private.receipts_json(v_row.conversation_id)) as r (receipt)
+                );
+                if v_left = 0 and exists (
+                    select 1
+                    from public.messages as m
+                    where m.conversation_id = v_row.conversation_id and m.changed_position > v_page_end
+                ) then
+                    v_resume_id := v_row.conversation_id;
+                    v_resume_at := v_page_end;
+                    v_has_more := true;
+                    exit;
+                end if;
+                if v_row.conversation_id = v_resume_id then
+                    v_resume_id := null;
+                end if;
+            end if;
+            v_through := v_row.changed_position;
+        end loop;
+        if not v_has_more then
+            v_through := v_head;
+            v_base := v_head;
+            v_resume_id := null;
+        end if;
+    end if;
+    return jsonb_build_object(
+        'messages', v_messages,
+        'conversations', v_conversations,
+        'receipts', v_receipts,
+        'lost', v_lost,
+        'cursor', concat_ws('.', v_digest, v_base, v_through, v_resume_id, case when v_resume_id is not null then v_resume_at end),
+        'hasMore', v_has_more
+    );
+end;
+$_$;
+
+COMMENT ON FUNCTION private.sync(p_cursor text, p_limit integer) IS 'Definer, because shapes need the rows of others; reads for auth.uid() only. Stable, so that a page is one snapshot. See public.sync.';
+
+CREATE FUNCTION private.sync_digest(p_user_id uuid) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return left(md5(concat_ws(
+        ' ', p_user_id, (select s.sync_epoch from private.settings as s),
+        (select s.system_identifier from pg_control_system() as s), (select c.timeline_id from pg_control_checkpoint() as c)
+    )), 16);
+end;
+$$;
+
+COMMENT ON FUNCTION private.sync_digest(p_user_id uuid) IS 'Ties a cursor to a person and to the history of this database: another cluster, a restored one or a new epoch has another digest.';
 
 CREATE FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer) RETURNS void
     LANGUAGE plpgsql
@@ -2135,7 +2727,7 @@ begin
                 where m.conversation_id = p_conversation_id and m.left_at is null
             );
         end if;
-        v_position := private.lock_heads(v_concerned, v_conversation.position);
+        v_position := private.move_heads(v_concerned, v_conversation.position);
         if v_renames then
             update public.conversations as c
             set title = v_title, event_seq = c.event_seq + 1, position = v_position
@@ -2151,6 +2743,7 @@ begin
             muted_until = v_me_after.muted_until,
             marked_unread = v_me_after.marked_unread
         where m.conversation_id = p_conversation_id and m.user_id = v_me;
+        perform private.emit('conversation.updated', p_conversation_id, v_concerned, null, null);
     end if;
     return jsonb_build_object('conversation', private.conversation_json(v_me, p_conversation_id));
 end;
@@ -2167,7 +2760,8 @@ declare
     v_name constant text := private.normalize_line(p_changes ->> 'displayName');
 begin
     perform private.check_members(p_changes, '{
-        "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"]
+        "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"],
+        "privateReading": ["boolean"], "hidesLastSeen": ["boolean"]
     }');
     if p_changes ? 'displayName' and coalesce(char_length(v_name), 0) not between 1 and 80 then
         raise sqlstate 'PT400' using
@@ -2186,13 +2780,21 @@ begin
     if not private.account_is_active(v_me) then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
     end if;
-    insert into public.profiles as p (user_id, display_name, avatar_url, locale)
-    values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
+    insert into public.profiles as p (user_id, display_name, avatar_url, locale, private_reading, hides_last_seen)
+    values (
+        v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale',
+        coalesce((p_changes ->> 'privateReading')::boolean, false), coalesce((p_changes ->> 'hidesLastSeen')::boolean, false)
+    )
     on conflict (user_id) do update set
         display_name = case when p_changes ? 'displayName' then excluded.display_name else p.display_name end,
         avatar_url = case when p_changes ? 'avatarUrl' then excluded.avatar_url else p.avatar_url end,
         locale = case when p_changes ? 'locale' then excluded.locale else p.locale end,
+        private_reading = case when p_changes ? 'privateReading' then excluded.private_reading else p.private_reading end,
+        hides_last_seen = case when p_changes ? 'hidesLastSeen' then excluded.hides_last_seen else p.hides_last_seen end,
         updated_at = clock_timestamp();
+    if p_changes ?| array['displayName', 'avatarUrl'] then
+        perform private.announce_profile(v_me);
+    end if;
     return private.own_profile_json(v_me);
 end;
 $_$;
@@ -2276,6 +2878,13 @@ CREATE FUNCTION public.mark_all_read(p_conversation_id uuid DEFAULT NULL::uuid, 
 
 COMMENT ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) IS 'Marks a conversation as read up to p_up_to_seq (default: all there is now): {receipt, unreadCount, unreadTotal}. Raises PT400 validation_failed, PT401 unauthenticated, PT404 not_found.';
 
+CREATE FUNCTION public.mark_delivered(p_receipts jsonb DEFAULT NULL::jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.mark_delivered(p_receipts);
+
+COMMENT ON FUNCTION public.mark_delivered(p_receipts jsonb) IS 'Moves the caller''s delivered watermarks up, [{conversationId, seq}] of 1 to 100, and answers them as others see them: {receipts}. Conversations of others are left out. Raises PT400 validation_failed, PT401 unauthenticated.';
+
 CREATE FUNCTION public.mark_read(p_message_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -2303,6 +2912,20 @@ CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversati
     RETURN private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id);
 
 COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, conversation, created, pace}; a replay has created = false and the message as it is now. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
+
+CREATE FUNCTION public.set_typing(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.set_typing(p_conversation_id);
+
+COMMENT ON FUNCTION public.set_typing(p_conversation_id uuid) IS 'Tells the members of a conversation, on its live topic, that the caller is typing: {}. Nothing is stored. Raises PT401 unauthenticated, PT404 not_found.';
+
+CREATE FUNCTION public.sync(p_cursor text DEFAULT NULL::text, p_limit integer DEFAULT 200) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.sync(p_cursor, p_limit);
+
+COMMENT ON FUNCTION public.sync(p_cursor text, p_limit integer) IS 'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, cursor, hasMore}. Without a cursor: the first page of the inbox and a cursor. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
 
 CREATE FUNCTION public.unread_counts() RETURNS jsonb
     LANGUAGE sql STABLE
@@ -2344,7 +2967,8 @@ COMMENT ON COLUMN private.group_keys.conversation_id IS 'The group it made.';
 
 CREATE TABLE private.heads (
     user_id uuid NOT NULL,
-    "position" bigint DEFAULT 0 NOT NULL
+    "position" bigint DEFAULT 0 NOT NULL,
+    previous_position bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
 
@@ -2353,6 +2977,20 @@ COMMENT ON TABLE private.heads IS 'The newest position of each person. A write l
 COMMENT ON COLUMN private.heads.user_id IS 'auth.users.id.';
 
 COMMENT ON COLUMN private.heads."position" IS 'Microseconds since 1970 or later: unique and rising per person, never reissued, below 2^53.';
+
+COMMENT ON COLUMN private.heads.previous_position IS 'The position before the last move; links one event to the one before.';
+
+CREATE TABLE private.last_seen (
+    user_id uuid NOT NULL,
+    seen_at timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE private.last_seen IS 'When people last wrote, received, read or typed, kept to the minute.';
+
+COMMENT ON COLUMN private.last_seen.user_id IS 'auth.users.id.';
+
+COMMENT ON COLUMN private.last_seen.seen_at IS 'The minute.';
 
 CREATE TABLE private.message_versions (
     message_id uuid NOT NULL,
@@ -2404,68 +3042,13 @@ COMMENT ON COLUMN private.send_keys.request_digest IS 'SHA-256 of the request as
 
 COMMENT ON COLUMN private.send_keys.message_id IS 'The message it made.';
 
-CREATE TABLE public.conversations (
-    id uuid DEFAULT private.uuid_v7() NOT NULL,
-    kind text NOT NULL,
-    gig_id uuid,
-    title text,
-    search_title text GENERATED ALWAYS AS (private.fold_text(title)) STORED,
-    created_by uuid NOT NULL,
-    direct_low uuid,
-    direct_high uuid,
-    last_seq bigint DEFAULT 0 NOT NULL,
-    first_seq bigint DEFAULT 1 NOT NULL,
-    event_seq bigint DEFAULT 0 NOT NULL,
-    "position" bigint DEFAULT 0 NOT NULL,
-    last_message_at timestamp with time zone,
-    live_epoch integer DEFAULT 1 NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT conversations_kind_check CHECK ((((kind = 'direct'::text) AND (direct_low IS NOT NULL) AND (direct_high IS NOT NULL) AND (direct_low < direct_high) AND (title IS NULL)) OR ((kind = 'group'::text) AND (direct_low IS NULL) AND (direct_high IS NULL) AND (title IS NOT NULL)))),
-    CONSTRAINT conversations_seq_check CHECK ((((first_seq >= 1) AND (first_seq <= (last_seq + 1))) AND (event_seq >= last_seq))),
-    CONSTRAINT conversations_title_check CHECK (((char_length(title) >= 1) AND (char_length(title) <= 120)))
-);
-ALTER TABLE ONLY public.conversations ALTER COLUMN gig_id SET STATISTICS 0;
-ALTER TABLE ONLY public.conversations ALTER COLUMN created_by SET STATISTICS 0;
-ALTER TABLE ONLY public.conversations ALTER COLUMN direct_low SET STATISTICS 0;
-ALTER TABLE ONLY public.conversations ALTER COLUMN direct_high SET STATISTICS 0;
-
-COMMENT ON TABLE public.conversations IS 'A direct conversation of two people (per gig) or a group. Written by functions only.';
-
-COMMENT ON COLUMN public.conversations.id IS 'Time-ordered UUID.';
-
-COMMENT ON COLUMN public.conversations.kind IS 'direct or group.';
-
-COMMENT ON COLUMN public.conversations.gig_id IS 'A row the host application owns; see private.gig_allows. Null: not about a gig.';
-
-COMMENT ON COLUMN public.conversations.title IS 'Groups only: normalised, 1 to 120 code points.';
-
-COMMENT ON COLUMN public.conversations.search_title IS 'title folded for searches.';
-
-COMMENT ON COLUMN public.conversations.created_by IS 'Who wrote first or made the group.';
-
-COMMENT ON COLUMN public.conversations.direct_low IS 'The smaller of the two people''s ids; null in groups.';
-
-COMMENT ON COLUMN public.conversations.direct_high IS 'The larger of the two people''s ids; null in groups.';
-
-COMMENT ON COLUMN public.conversations.last_seq IS 'seq of the newest message; 0 before the first. Contiguous from 1.';
-
-COMMENT ON COLUMN public.conversations.first_seq IS 'seq of the oldest message that retention has kept.';
-
-COMMENT ON COLUMN public.conversations.event_seq IS 'Rises with every change of the conversation; gaps are allowed.';
-
-COMMENT ON COLUMN public.conversations."position" IS 'Highest position (microseconds) given to a change of the conversation; see private.heads.';
-
-COMMENT ON COLUMN public.conversations.last_message_at IS 'created_at of the newest message.';
-
-COMMENT ON COLUMN public.conversations.live_epoch IS 'Last part of the live topic''s name; rises when someone loses access.';
-
-COMMENT ON COLUMN public.conversations.created_at IS 'When it was made.';
-
 CREATE TABLE public.profiles (
     user_id uuid NOT NULL,
     display_name text,
     avatar_url text,
     locale text,
+    private_reading boolean DEFAULT false NOT NULL,
+    hides_last_seen boolean DEFAULT false NOT NULL,
     search_name text GENERATED ALWAYS AS (private.fold_text(display_name)) STORED,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -2484,6 +3067,10 @@ COMMENT ON COLUMN public.profiles.avatar_url IS 'An absolute http(s) URL, at mos
 
 COMMENT ON COLUMN public.profiles.locale IS 'BCP 47 language tag; for the host application''s own use.';
 
+COMMENT ON COLUMN public.profiles.private_reading IS 'Others are not told how far the person has read.';
+
+COMMENT ON COLUMN public.profiles.hides_last_seen IS 'Others are not told when the person was last here, nor the person about others.';
+
 COMMENT ON COLUMN public.profiles.search_name IS 'display_name folded for searches.';
 
 COMMENT ON COLUMN public.profiles.created_at IS 'When the row was made.';
@@ -2495,6 +3082,9 @@ ALTER TABLE ONLY private.group_keys
 
 ALTER TABLE ONLY private.heads
     ADD CONSTRAINT heads_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY private.last_seen
+    ADD CONSTRAINT last_seen_pkey PRIMARY KEY (user_id);
 
 ALTER TABLE ONLY private.message_versions
     ADD CONSTRAINT message_versions_pkey PRIMARY KEY (message_id, version);
@@ -2520,6 +3110,8 @@ ALTER TABLE ONLY public.messages
 ALTER TABLE ONLY public.profiles
     ADD CONSTRAINT profiles_pkey PRIMARY KEY (user_id);
 
+CREATE INDEX conversation_members_changed_position_idx ON public.conversation_members USING btree (user_id, changed_position, conversation_id);
+
 CREATE INDEX conversation_members_inbox_idx ON public.conversation_members USING btree (user_id, is_archived, is_pinned DESC, last_activity_at DESC, conversation_id DESC) WHERE (left_at IS NULL);
 
 CREATE INDEX conversation_members_unread_idx ON public.conversation_members USING btree (user_id, is_archived, is_pinned DESC, last_activity_at DESC, conversation_id DESC) INCLUDE (unread_count, muted_until) WHERE ((left_at IS NULL) AND ((unread_count > 0) OR marked_unread));
@@ -2529,6 +3121,8 @@ CREATE UNIQUE INDEX conversations_direct_low_direct_high_gig_id_key ON public.co
 CREATE INDEX conversations_gig_id_direct_high_idx ON public.conversations USING btree (gig_id, direct_high) WHERE (gig_id IS NOT NULL);
 
 CREATE INDEX conversations_gig_id_direct_low_idx ON public.conversations USING btree (gig_id, direct_low) WHERE (gig_id IS NOT NULL);
+
+CREATE INDEX messages_conversation_id_changed_position_idx ON public.messages USING btree (conversation_id, changed_position);
 
 CREATE UNIQUE INDEX messages_conversation_id_seq_key ON public.messages USING btree (conversation_id, seq);
 
@@ -2571,11 +3165,27 @@ REVOKE ALL ON FUNCTION private.account_is_active(p_user_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.announce_profile(p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.check_members(p_object jsonb, p_types jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.fold_text(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.uuid_v7() FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.conversation_members TO authenticated;
+GRANT SELECT ON TABLE public.conversation_members TO service_role;
+
+GRANT SELECT ON TABLE public.conversations TO authenticated;
+GRANT SELECT ON TABLE public.conversations TO service_role;
+
+REVOKE ALL ON FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) FROM PUBLIC;
 
@@ -2592,11 +3202,11 @@ GRANT ALL ON FUNCTION private.delete_message(p_message_id uuid) TO authenticated
 REVOKE ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_seq bigint, p_receipt jsonb) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.fold_text(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.forget_profile() FROM PUBLIC;
 
@@ -2620,9 +3230,11 @@ REVOKE ALL ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) 
 
 REVOKE ALL ON FUNCTION private.iso_time(p_at timestamp with time zone) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_role text, p_settings private.settings) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.leave_all_groups() FROM PUBLIC;
 
@@ -2638,9 +3250,7 @@ GRANT ALL ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integ
 REVOKE ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[], p_floor bigint) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.uuid_v7() FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[]) FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.messages TO authenticated;
 GRANT SELECT ON TABLE public.messages TO service_role;
@@ -2654,11 +3264,14 @@ REVOKE ALL ON FUNCTION private.manage_group(p_me uuid, p_conversation_id uuid) F
 REVOKE ALL ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.mark_delivered(p_receipts jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.mark_delivered(p_receipts jsonb) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.mark_read(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.mark_read(p_message_id uuid) TO authenticated;
 
-GRANT SELECT ON TABLE public.conversation_members TO authenticated;
-GRANT SELECT ON TABLE public.conversation_members TO service_role;
+REVOKE ALL ON FUNCTION private.may_use_live_topic(p_topic text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.may_use_live_topic(p_topic text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.member_json(p_member public.conversation_members) FROM PUBLIC;
 
@@ -2669,6 +3282,8 @@ REVOKE ALL ON FUNCTION private.message_json(p_message public.messages, p_read_se
 
 REVOKE ALL ON FUNCTION private.message_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.my_contact_ids() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.my_contact_ids() TO authenticated;
 
@@ -2678,6 +3293,8 @@ GRANT ALL ON FUNCTION private.my_conversation_ids() TO authenticated;
 REVOKE ALL ON FUNCTION private.normalize_line(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.normalize_text(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.note_seen(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) FROM PUBLIC;
 
@@ -2690,6 +3307,10 @@ REVOKE ALL ON FUNCTION private.pace_json(p_happened_at timestamp with time zone[
 REVOKE ALL ON FUNCTION private.profile_json(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.receipt_audience(p_conversation public.conversations, p_user_id uuid, p_member_ids uuid[], p_from_seq bigint, p_to_seq bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.receipt_json(p_member public.conversation_members) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.receipts_json(p_conversation_id uuid) FROM PUBLIC;
 
@@ -2704,6 +3325,14 @@ REVOKE ALL ON FUNCTION private.require_writer(p_me uuid, p_settings private.sett
 
 REVOKE ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.set_typing(p_conversation_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.set_typing(p_conversation_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.sync_digest(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer) FROM PUBLIC;
 
@@ -2753,6 +3382,9 @@ GRANT ALL ON FUNCTION public.list_messages(p_conversation_id uuid, p_before bigi
 REVOKE ALL ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.mark_delivered(p_receipts jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.mark_delivered(p_receipts jsonb) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.mark_read(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.mark_read(p_message_id uuid) TO authenticated;
 
@@ -2765,6 +3397,12 @@ GRANT ALL ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uui
 REVOKE ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.set_typing(p_conversation_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.set_typing(p_conversation_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.sync(p_cursor text, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.sync(p_cursor text, p_limit integer) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.unread_counts() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.unread_counts() TO authenticated;
 
@@ -2773,9 +3411,6 @@ GRANT ALL ON FUNCTION public.update_conversation(p_conversation_id uuid, p_chang
 
 REVOKE ALL ON FUNCTION public.update_profile(p_changes jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.update_profile(p_changes jsonb) TO authenticated;
-
-GRANT SELECT ON TABLE public.conversations TO authenticated;
-GRANT SELECT ON TABLE public.conversations TO service_role;
 
 GRANT SELECT ON TABLE public.profiles TO authenticated;
 GRANT SELECT ON TABLE public.profiles TO service_role;
@@ -2790,6 +3425,10 @@ CREATE TRIGGER profiles_forget_after_update AFTER UPDATE OF deleted_at ON auth.u
 
 -- Policies on tables of Supabase
 
+CREATE POLICY messaging_insert_topic ON realtime.messages AS PERMISSIVE FOR INSERT TO authenticated
+    WITH CHECK (((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND ( SELECT private.may_use_live_topic(( SELECT realtime.topic() AS topic)) AS may_use_live_topic)));
+CREATE POLICY messaging_select_topic ON realtime.messages AS PERMISSIVE FOR SELECT TO authenticated
+    USING ((((extension = 'broadcast'::text) AND (( SELECT realtime.topic() AS topic) = ('user:'::text || ( SELECT uid() AS uid)))) OR ((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND ( SELECT private.may_use_live_topic(( SELECT realtime.topic() AS topic)) AS may_use_live_topic))));
 CREATE POLICY avatars_delete_own ON storage.objects AS PERMISSIVE FOR DELETE TO authenticated
     USING (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
 CREATE POLICY avatars_insert_own ON storage.objects AS PERMISSIVE FOR INSERT TO authenticated
@@ -2802,7 +3441,7 @@ CREATE POLICY avatars_update_own ON storage.objects AS PERMISSIVE FOR UPDATE TO 
 
 -- Publications
 
--- none
+ALTER PUBLICATION supabase_realtime ADD TABLE ONLY public.messages;
 
 -- Global default privileges of the role postgres
 

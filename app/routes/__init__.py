@@ -1,6 +1,6 @@
 """The table of contents: every route, in the order of the documentation."""
 
-from app.routes import conversations, docs, groups, health, messages, profile
+from app.routes import conversations, docs, groups, health, live, messages, profile
 
 MESSAGES = (
     conversations.list_conversations,
@@ -19,6 +19,9 @@ MESSAGES = (
     messages.delete_message,
     messages.message_history,
     messages.unread_counts,
+    live.sync,
+    live.mark_delivered,
+    live.set_typing,
 )
 PROFILE = (profile.get_profile, profile.update_profile)
 SERVICE = (health.live, health.ready, docs.openapi, docs.page, docs.asset)

@@ -63,6 +63,9 @@ class Member(Profile, frozen=True, rename="camel"):
 
     role: Role
     joined_at: Time
+    last_seen_at: Annotated[
+        Time | None, Meta(description="To the minute; null when either side hides it, or nothing is known.")
+    ]
 
 
 class MembersQuery(Struct, frozen=True, rename="camel"):

@@ -15,6 +15,10 @@ class OwnProfile(Profile, frozen=True, rename="camel"):
     """The card, and what only its owner sees."""
 
     locale: Annotated[str | None, Meta(description="BCP 47 language tag.")]
+    private_reading: Annotated[bool, Meta(description="Others are not told how far one has read.")]
+    hides_last_seen: Annotated[
+        bool, Meta(description="Nobody is told when one was last here, nor is one told of others.")
+    ]
 
 
 class ProfileAnswer(Struct, frozen=True):
@@ -43,6 +47,8 @@ class UpdateProfile(Struct, frozen=True, rename="camel", forbid_unknown_fields=T
     locale: Annotated[
         Annotated[str, Meta(max_length=35)] | UnsetType | None, Meta(description="BCP 47 language tag, or null.")
     ] = UNSET
+    private_reading: bool | UnsetType = UNSET
+    hides_last_seen: bool | UnsetType = UNSET
 
 
 @patch(

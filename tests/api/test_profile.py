@@ -20,6 +20,7 @@ def change(http: Any) -> Any:
 def test_reading_and_changing(person: Any, send: Any, change: Any, http: Any) -> None:
     ada, ben = person("Ada"), person("Ben")
     own = {"id": ada.id, "displayName": "Ada", "avatarUrl": None, "isFallback": False, "locale": None}
+    own |= {"privateReading": False, "hidesLastSeen": False}
     assert http.get(PROFILE, headers=ada.headers).json() == {"profile": own}
     wish = {
         "displayName": "Ada\x00 \n Lovelace\u202e ",

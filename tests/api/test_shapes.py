@@ -1,5 +1,6 @@
 """What SQL returns is what the structs say, member by member, and every refusal of SQL is in the catalogue."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from app import routes
 from app.problems import CATALOGUE
-from app.routes import conversations, groups, messages, profile
+from app.routes import conversations, groups, live, messages, profile
 from app.shapes import OneConversation, Read
 
 
@@ -51,7 +52,7 @@ def test_mark_read(sql: Any, pair: Any) -> None:
 ROUTED = """
     list_conversations get_conversation send_message mark_read mark_all_read list_inbox list_messages
     update_conversation create_group list_members add_members remove_member edit_message delete_message
-    message_history unread_counts get_profile update_profile
+    message_history unread_counts sync mark_delivered set_typing get_profile update_profile
 """
 
 
@@ -117,6 +118,19 @@ def test_profiles(sql: Any, pair: Any) -> None:
     equal(ask(sql, "get_profile"), profile.ProfileAnswer)
     changes = '{"avatarUrl": "https://img.example/a.png", "locale": "de"}'
     equal(ask(sql, "update_profile", changes=changes), profile.ProfileAnswer)
+
+
+def test_live(sql: Any, pair: Any) -> None:
+    there = pair[2]["conversation"]["id"]
+    first = ask(sql, "sync")
+    equal(first, live.Changes)
+    ask(sql, "send_message", body="More", conversation_id=there)
+    more = ask(sql, "sync", cursor=first["cursor"])
+    assert more["messages"] and more["receipts"] and more["conversations"]
+    equal(more, live.Changes)
+    receipts = json.dumps([{"conversationId": there, "seq": 1}])
+    equal(ask(sql, "mark_delivered", receipts=receipts), live.DeliveredReceipts)
+    assert ask(sql, "set_typing", conversation_id=there) == {}
 
 
 def test_one_name_across_tiers(sql: Any) -> None:

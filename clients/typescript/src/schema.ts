@@ -122,6 +122,40 @@ export interface paths {
         patch: operations["markAllRead"];
         trace?: never;
     };
+    "/api/messages/conversations/{id}/typing": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Tell the members on the live topic that the caller is typing; at most every few seconds makes sense. */
+        post: operations["setTyping"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/messages/delivered": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /** Say that messages have arrived, for several conversations at once; a watermark never goes back. */
+        patch: operations["markDelivered"];
+        trace?: never;
+    };
     "/api/messages/send": {
         parameters: {
             query?: never;
@@ -133,6 +167,23 @@ export interface paths {
         put?: never;
         /** Send one message; a repeated `clientMessageId` answers the first one with 200. */
         post: operations["sendMessage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/messages/sync": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Catch up, however long one was away; a `cursor_invalid` means to start over without a cursor. */
+        post: operations["sync"];
         delete?: never;
         options?: never;
         head?: never;
@@ -570,6 +621,8 @@ export interface components {
              * @example 2026-03-01T09:30:00.123456Z
              */
             joinedAt: string;
+            /** @description To the minute; null when either side hides it, or nothing is known. */
+            lastSeenAt: string | null;
         };
         /**
          * Members
@@ -629,6 +682,41 @@ export interface components {
             upToSeq?: number | null;
         };
         /**
+         * DeliveredReceipts
+         * @description The caller's receipts in these conversations; those of others are left out.
+         */
+        DeliveredReceipts: {
+            receipts: components["schemas"]["ConversationReceipt"][];
+        };
+        /**
+         * ConversationReceipt
+         * @description A receipt, and of which conversation.
+         */
+        ConversationReceipt: {
+            /** Format: uuid */
+            userId: string;
+            lastReadSeq: number;
+            lastDeliveredSeq: number;
+            /** Format: uuid */
+            conversationId: string;
+        };
+        /**
+         * MarkDelivered
+         * @description What has arrived on this device.
+         */
+        MarkDelivered: {
+            receipts: components["schemas"]["Delivered"][];
+        };
+        /**
+         * Delivered
+         * @description Up to which message one conversation has arrived.
+         */
+        Delivered: {
+            /** Format: uuid */
+            conversationId: string;
+            seq: number;
+        };
+        /**
          * MessageSent
          * @description The message as it is now, and its conversation.
          */
@@ -657,6 +745,40 @@ export interface components {
              * @default null
              */
             clientMessageId?: string | null;
+        };
+        /**
+         * Changes
+         * @description Everything that changed since the cursor, as it is now; the same thing may come twice, nothing is left out.
+         */
+        Changes: {
+            /** @description New and changed ones; merge by `id` and `eventSeq`. */
+            messages: components["schemas"]["Message"][];
+            /** @description Changed ones; without a cursor, the first page of the inbox. */
+            conversations: components["schemas"]["Conversation"][];
+            /** @description Of all members of those conversations. */
+            receipts: components["schemas"]["ConversationReceipt"][];
+            /** @description Conversations the caller is no longer in; forget them. */
+            lost: string[];
+            /** @description Send it next time. Keep it with what was merged. */
+            cursor: string;
+            /** @description Ask again at once. */
+            hasMore: boolean;
+        };
+        /**
+         * SyncRequest
+         * @description Since when; without a cursor, from now on.
+         */
+        SyncRequest: {
+            /**
+             * @description `cursor` of the answer before.
+             * @default null
+             */
+            cursor?: string | null;
+            /**
+             * @description Messages in one answer.
+             * @default 200
+             */
+            limit?: number;
         };
         /**
          * UnreadCounts
@@ -724,6 +846,10 @@ export interface components {
             isFallback: boolean;
             /** @description BCP 47 language tag. */
             locale: string | null;
+            /** @description Others are not told how far one has read. */
+            privateReading: boolean;
+            /** @description Nobody is told when one was last here, nor is one told of others. */
+            hidesLastSeen: boolean;
         };
         /**
          * UpdateProfile
@@ -736,6 +862,8 @@ export interface components {
             avatarUrl?: string | null;
             /** @description BCP 47 language tag, or null. */
             locale?: string | null;
+            privateReading?: boolean;
+            hidesLastSeen?: boolean;
         };
         /**
          * Live
@@ -1262,8 +1390,14 @@ export type MemberRemoved = components['schemas']['MemberRemoved'];
 export type MessagePage = components['schemas']['MessagePage'];
 export type Read = components['schemas']['Read'];
 export type MarkAllRead = components['schemas']['MarkAllRead'];
+export type DeliveredReceipts = components['schemas']['DeliveredReceipts'];
+export type ConversationReceipt = components['schemas']['ConversationReceipt'];
+export type MarkDelivered = components['schemas']['MarkDelivered'];
+export type Delivered = components['schemas']['Delivered'];
 export type MessageSent = components['schemas']['MessageSent'];
 export type SendMessage = components['schemas']['SendMessage'];
+export type Changes = components['schemas']['Changes'];
+export type SyncRequest = components['schemas']['SyncRequest'];
 export type UnreadCounts = components['schemas']['UnreadCounts'];
 export type OneMessage = components['schemas']['OneMessage'];
 export type EditMessage = components['schemas']['EditMessage'];
@@ -1772,6 +1906,85 @@ export interface operations {
             504: components["responses"]["UpstreamTimeout"];
         };
     };
+    setTyping: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The others were told. */
+            204: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    markDelivered: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MarkDelivered"];
+            };
+        };
+        responses: {
+            /** @description How far everything has arrived. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveredReceipts"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
     sendMessage: {
         parameters: {
             query?: never;
@@ -1827,6 +2040,48 @@ export interface operations {
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["RecipientMismatch"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    sync: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["SyncRequest"];
+            };
+        };
+        responses: {
+            /** @description What changed. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Changes"];
+                };
+            };
+            400: components["responses"]["CursorInvalidOrValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
