@@ -1,4 +1,4 @@
-"""The two HTTP servers of a stack as child processes: the data API (Node) and our service (uvicorn)."""
+"""The servers of a stack as child processes: the data API (Node), Realtime and our service (both uvicorn)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from stack.database import api_environment
 from stack.keys import Keys
 from stack.places import ROOT, STACK, node
-from stack.postgres import Cluster
+from stack.postgres import SUPERUSER, Cluster
 from stack.processes import Ledger, Process
 
 READY_S = 60.0
@@ -28,15 +28,25 @@ def answers(url: str, headers: Mapping[str, str] | None = None) -> bool:
 
 
 def data_api(
-    cluster: Cluster, database: str, project: Path, keys: Keys, port: int, log: Path, ledger: Ledger
+    cluster: Cluster,
+    database: str,
+    project: Path,
+    keys: Keys,
+    port: int,
+    log: Path,
+    ledger: Ledger,
+    realtime_port: int = 0,
 ) -> Process:
-    """The process that serves /rest/v1, /auth/v1 and /storage/v1 of one database; not started yet."""
+    """The process that serves /rest/v1, /auth/v1 and /storage/v1 of one database; not started yet.
+
+    It passes /realtime/v1 on to `realtime_port`.
+    """
     return Process(
         "The data API",
         [str(node()), str(STACK / "server.mjs")],
         log=log,
         ledger=ledger,
-        env=api_environment(keys, cluster.url(database, "lite_api"), port),
+        env=api_environment(keys, cluster.url(database, "lite_api"), port, realtime_port),
         cwd=project,
     )
 
@@ -45,6 +55,42 @@ def data_api_ready(port: int, keys: Keys) -> bool:
     """True when it answers and has read the schema (its first REST request does)."""
     url = f"http://127.0.0.1:{port}"
     return answers(f"{url}/health") and answers(f"{url}/rest/v1/rpc/", {"apikey": keys.publishable_key}) is not None
+
+
+def realtime(
+    cluster: Cluster, database: str, keys: Keys, port: int, log: Path, ledger: Ledger, **settings: str
+) -> Process:
+    """The process that serves Realtime for one database; not started yet.
+
+    `settings` are its STACK_REALTIME_* names; others come from our environment.
+    """
+    ours = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+    return Process(
+        "Realtime",
+        [sys.executable, "-m", "stack.realtime"],
+        log=log,
+        ledger=ledger,
+        env={
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name in ours or name.startswith(("STACK_REALTIME_", "COVERAGE_"))
+            },
+            **settings,
+            "STACK_REALTIME_PORT": str(port),
+            "STACK_REALTIME_DB_URL": cluster.url(database, SUPERUSER),
+            "SUPABASE_JWT_SECRET": keys.jwt_secret,
+            "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
+            "SUPABASE_SECRET_KEY": keys.secret_key,
+            **({"LITE_SIGNING_JWK": keys.signing_jwk} if keys.es256 else {}),
+        },
+        cwd=ROOT,
+    )
+
+
+def realtime_ready(port: int) -> bool:
+    """True when it answers."""
+    return answers(f"http://127.0.0.1:{port}/health")
 
 
 def client_environment(supabase_url: str, service_url: str, database_url: str, keys: Keys) -> dict[str, str]:

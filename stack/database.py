@@ -53,12 +53,13 @@ def project_directory(directory: Path, supabase: Path = SUPABASE) -> Path:
     return directory
 
 
-def api_environment(keys: Keys, database_url: str, port: int) -> dict[str, str]:
+def api_environment(keys: Keys, database_url: str, port: int, realtime_port: int = 0) -> dict[str, str]:
     """The environment of stack/server.mjs."""
     return {
         **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")},
         "LITE_DB_URL": database_url,
         "LITE_PORT": str(port),
+        "STACK_REALTIME_PORT": str(realtime_port),
         "LITE_TELEMETRY": "0",
         "EXPERIMENTAL_STORAGE": "1",
         "SUPABASE_JWT_SECRET": keys.jwt_secret,

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,10 +20,11 @@ from typing import Any
 from stack import database, keys
 from stack.places import SUPABASE
 from stack.postgres import Cluster
-from stack.processes import Ledger, free_port, identity
+from stack.processes import POLL_S, Ledger, free_port, identity
 
 PREFIX = "gig-messaging-scratch-"
 TEMPLATE = "template_migrated"
+SLOT_GONE_S = 10.0
 
 
 def scratch_directory() -> Path:
@@ -110,6 +112,11 @@ class Attached(_Databases):
 
     def drop(self, name: str) -> None:
         with self.cluster.connect() as connection:
+            # `force` ends connections, but a slot in use refuses it; that of a Realtime just stopped needs a moment.
+            deadline = time.monotonic() + SLOT_GONE_S
+            slots = "select from pg_replication_slots where database = %s"
+            while connection.execute(slots, (name,)).fetchone() is not None and time.monotonic() < deadline:
+                time.sleep(POLL_S)
             connection.execute(f'drop database if exists "{name}" with (force)')
 
 

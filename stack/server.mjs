@@ -8,10 +8,15 @@
 //
 // It touches internals of lite, so package.json pins every version exactly.
 //
+// It is also the one origin: /realtime/* and its WebSockets go on to stack/realtime.py.
+//
 // Environment: LITE_DB_URL (role lite_api; the superuser with --init-system), LITE_PORT, LITE_POOL (connections),
+// STACK_REALTIME_PORT (where stack/realtime.py listens),
 // LITE_SIGNING_JWK (a private JWK: sign with it instead of the shared secret), EXPERIMENTAL_STORAGE=1, and what
 // supabase/config.toml takes from env(...). The working directory holds supabase/config.toml; Storage keeps its
 // bytes under supabase/.temp/storage there.
+import http from "node:http";
+import net from "node:net";
 import { createAdaptorServer } from "@hono/node-server";
 import { createApi } from "@supabase/lite/cli";
 import { createPostgresConnection } from "@supabase/lite/postgres";
@@ -226,11 +231,6 @@ async function hostedSession(answer) {
   return Response.json({ ...session, access_token: await signHosted(hosted) });
 }
 
-const noRealtime = {
-  code: "realtime_unavailable",
-  message: "The embedded stack does not deliver Realtime; a hosted project does.",
-};
-
 async function handle(request, context) {
   const url = new URL(request.url);
   const path = url.pathname;
@@ -238,7 +238,6 @@ async function handle(request, context) {
     await sql`select 1`;
     return Response.json({ ok: true });
   }
-  if (path.startsWith("/realtime/")) return Response.json(noRealtime, { status: 503 });
   if (path.startsWith("/_system")) return new Response(null, { status: 404 }); // lite prints the database URL there
   if (path === "/auth/v1/.well-known/jwks.json") {
     return Response.json({ keys: jwk ? [{ ...publicJwk, key_ops: ["verify"] }] : [] });
@@ -271,14 +270,50 @@ async function handle(request, context) {
   return isSession ? hostedSession(answer) : answer;
 }
 
+// /realtime/*: passed on as it came. While Realtime starts again after a crash, clients are told to come back.
+const realtime = { host: "127.0.0.1", port: Number(env.STACK_REALTIME_PORT) };
+const isRealtime = (request) => request.url.startsWith("/realtime/");
+const noRealtime = JSON.stringify({ error: "Realtime is not running" });
+
+function passRequest(request, response) {
+  const { method, url: path, headers } = request;
+  const onward = http.request({ ...realtime, method, path, headers }, (answer) => {
+    response.writeHead(answer.statusCode, answer.headers);
+    answer.pipe(response);
+  });
+  onward.on("error", () => {
+    if (response.headersSent) return response.destroy();
+    response.writeHead(503, { "content-type": "application/json", "access-control-allow-origin": "*" }).end(noRealtime);
+  });
+  response.on("close", () => onward.destroy());
+  request.pipe(onward);
+}
+
+function passUpgrade(request, socket, head) {
+  const onward = net.connect(realtime);
+  const lines = [`${request.method} ${request.url} HTTP/1.1`];
+  for (let i = 0; i < request.rawHeaders.length; i += 2) lines.push(`${request.rawHeaders[i]}: ${request.rawHeaders[i + 1]}`);
+  onward.on("connect", () => {
+    onward.write(lines.join("\r\n") + "\r\n\r\n", "latin1");
+    onward.write(head);
+    onward.setNoDelay(true);
+    socket.setNoDelay(true);
+    socket.pipe(onward).pipe(socket);
+  });
+  onward.on("error", () => {
+    if (onward.bytesRead) return socket.destroy();
+    socket.end(`HTTP/1.1 503 Service Unavailable\r\nContent-Length: ${noRealtime.length}\r\nConnection: close\r\n\r\n${noRealtime}`);
+  });
+  onward.on("close", () => socket.destroySoon());
+  socket.on("error", () => onward.destroy());
+  socket.on("close", () => onward.destroy());
+}
+
 const server = createAdaptorServer({ fetch: handle });
-server.on("upgrade", (request, socket) => {
-  const body = JSON.stringify(noRealtime);
-  socket.end(
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n" +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-  );
-});
+const [answer] = server.listeners("request");
+server.removeAllListeners("request");
+server.on("request", (request, response) => (isRealtime(request) ? passRequest : answer)(request, response));
+server.on("upgrade", (request, socket, head) => (isRealtime(request) ? passUpgrade(request, socket, head) : socket.destroy()));
 server.listen({ port, host: "127.0.0.1" }, () => console.log(`ready on port ${port}`));
 for (const signal of ["SIGINT", "SIGTERM"]) {
   process.on(signal, () => {

@@ -26,7 +26,7 @@ from stack import dataapi, database, demo, keys
 from stack.console import StackError, say, step, tail
 from stack.places import LOCAL, LOGS, ROOT, Ports, ports
 from stack.postgres import Cluster
-from stack.processes import Ledger, Process, end, identity, require_free
+from stack.processes import Ledger, Process, end, free_port, identity, require_free
 
 POLL_S = 0.25
 PARTITIONS_EVERY_S = 3600.0
@@ -153,10 +153,21 @@ class Supervisor:
             require_free(self.ports.service, "the service", "PORT")
         project = database.project_directory(LOCAL / "project")
         _prepare_cluster(self.cluster, project, self.keys)
+        realtime_port = free_port()
         api = dataapi.data_api(
-            self.cluster, "postgres", project, self.keys, self.ports.api, LOGS / "data-api.log", self.ledger
+            self.cluster,
+            "postgres",
+            project,
+            self.keys,
+            self.ports.api,
+            LOGS / "data-api.log",
+            self.ledger,
+            realtime_port,
         )
-        self.servers.append(api)
+        realtime = dataapi.realtime(
+            self.cluster, "postgres", self.keys, realtime_port, LOGS / "realtime.log", self.ledger
+        )
+        self.servers += [realtime, api]
         if self.with_service:
             self.servers.append(
                 dataapi.service(self.environment, self.ports.service, LOGS / "service.log", self.ledger)
@@ -164,6 +175,7 @@ class Supervisor:
         with step("Starting the servers"):
             for server in self.servers:
                 server.start()
+            realtime.wait_until(lambda: dataapi.realtime_ready(realtime_port), dataapi.READY_S)
             api.wait_until(lambda: dataapi.data_api_ready(self.ports.api, self.keys), dataapi.READY_S)
             if self.with_service:
                 url = f"{self.ports.service_url}/health/ready"

@@ -31,6 +31,8 @@ from stack.processes import Process, free_port
 from stack.scratch import Attached, Scratch, scratch_directory
 
 CLUSTER_READY_S = 180.0
+# Refusals at once instead of after 5 s; a queue that a test can fill.
+REALTIME_SETTINGS = {"STACK_REALTIME_DENIAL_DELAY_S": "0", "STACK_REALTIME_QUEUE_BYTES_MAX": "2000000"}
 
 
 # ----- the cluster of this run: owned by the controller, attached to by the workers -----
@@ -118,6 +120,7 @@ class SupabaseStack:
     database: str
     attached: Attached
     api: Process
+    realtime: Process  # started by the fixture realtime_stack
 
     def api_settings(self) -> dict[str, str]:
         """The environment our service needs to run on this stack."""
@@ -162,9 +165,15 @@ def cluster(request: pytest.FixtureRequest, worker: str) -> Iterator[Attached]:
 def supabase_stack(cluster: Attached, worker: str) -> Iterator[SupabaseStack]:
     """A clone of the template database and a data API process of its own."""
     database = cluster.clone(f"worker_{worker}")
-    port = free_port()
-    log = cluster.directory / "log" / f"data-api-{worker}.log"
-    api = dataapi.data_api(cluster.cluster, database, cluster.project, cluster.keys, port, log, cluster.ledger)
+    port, realtime_port = free_port(), free_port()
+    logs = cluster.directory / "log"
+    keys, ledger = cluster.keys, cluster.ledger
+    api = dataapi.data_api(
+        cluster.cluster, database, cluster.project, keys, port, logs / f"data-api-{worker}.log", ledger, realtime_port
+    )
+    realtime = dataapi.realtime(
+        cluster.cluster, database, keys, realtime_port, logs / f"realtime-{worker}.log", ledger, **REALTIME_SETTINGS
+    )
     api.start()
     try:
         api.wait_until(lambda: dataapi.data_api_ready(port, cluster.keys), dataapi.READY_S)
@@ -177,10 +186,23 @@ def supabase_stack(cluster: Attached, worker: str) -> Iterator[SupabaseStack]:
             database=database,
             attached=cluster,
             api=api,
+            realtime=realtime,
         )
     finally:
         api.stop()
         cluster.drop(database)
+
+
+@pytest.fixture(scope="session")
+def realtime_stack(supabase_stack: SupabaseStack) -> Iterator[SupabaseStack]:
+    """The same stack with Realtime running, started at its first use."""
+    realtime = supabase_stack.realtime
+    realtime.start()
+    try:
+        realtime.wait_until(lambda: dataapi.answers(f"{supabase_stack.url}/realtime/v1/health"), dataapi.READY_S)
+        yield supabase_stack
+    finally:
+        realtime.stop()
 
 
 @pytest.fixture(scope="session")
