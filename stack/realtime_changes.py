@@ -171,7 +171,8 @@ PUBLISHED = """
     from pg_publication_tables as p
     join pg_namespace as n on n.nspname = p.schemaname
     join pg_class as c on c.relnamespace = n.oid and c.relname = p.tablename
-    where p.pubname = 'supabase_realtime' and %s in ('*', p.schemaname) and %s in ('*', p.tablename)
+    where p.pubname = 'supabase_realtime'
+      and %s::text in ('*', p.schemaname::text) and %s::text in ('*', p.tablename::text)
 """
 READABLE = """
     select r.rolname, a.attname
@@ -229,9 +230,8 @@ class Changes:
             return
         try:
             await self.database.run(lambda connection: self._tell(connection, change, wanted))
-        except (psycopg.Error, Refused, KeyError, ValueError) as error:
-            name = f"{change.relation.schema}.{change.relation.name}"
-            log.warning("a change of %s was not delivered: %s", name, str(error).strip())
+        except Exception:
+            log.exception("a change of %s.%s was not delivered", change.relation.schema, change.relation.name)
 
     async def _tell(self, connection: Connection, change: Change, wanted: list[tuple[Subscriber, Binding]]) -> None:
         relation, table = self._tables.get(change.relation.oid, (None, None))
@@ -319,12 +319,12 @@ async def _record(
         sql.SQL("{}::{} as {}").format(sql.Literal(value), sql.SQL(types[name]), sql.Identifier(name))
         for name, value in row.items()
     )
-    tests: list[sql.Composable] = [] if filters else [sql.SQL("true")]
+    wanted: list[sql.Composable] = [sql.SQL("to_jsonb(r)::text")]
     for group in filters:
         known = all(each.column in types for each in group)  # an old row holds only the replica identity
         conditions = [each.condition(types) for each in group] if known else [sql.SQL("false")]
-        tests.append(sql.SQL(" and ").join(conditions))
-    query = sql.SQL("select to_jsonb(r)::text, {} from (select {}) as r").format(sql.SQL(", ").join(tests), columns)
+        wanted.append(sql.SQL(" and ").join(conditions))
+    query = sql.SQL("select {} from (select {}) as r").format(sql.SQL(", ").join(wanted), columns)
     answer = await (await connection.execute(query)).fetchone()
     record, *held = answer or ("{}",)
     return _records.decode(record), held

@@ -122,6 +122,7 @@ class Channel:
         self._presence_calls = self.hub.limits.presence_calls()
         self._probed_presence = self.presence_enabled
         self._held: list[tuple[Broadcast, Frame]] | None = None
+        self._replayed: set[str] = set()
         self._expiry: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -238,7 +239,7 @@ class Channel:
         """A broadcast of the world, encoded for this socket."""
         if self._held is not None:
             self._held.append((broadcast, frame))
-        else:
+        elif not broadcast.id or broadcast.id not in self._replayed:
             self.socket.push(frame)
 
     def change(self, ids: list[int], data: dict[str, Any]) -> None:
@@ -337,10 +338,9 @@ class Channel:
     # ----- what follows a join -----
 
     async def _replay(self, since_ms: int, limit: int) -> None:
-        replayed = set()
         try:
             for row_id, event, payload, raw in await self.hub.database.replay(self.name, since_ms, limit):
-                replayed.add(row_id)
+                self._replayed.add(row_id)
                 meta = dumps({"replayed": True, "id": row_id})
                 content = raw if payload is None else payload.encode()
                 old = Broadcast(self.topic, event, content or b"", is_json=payload is not None, meta=meta)
@@ -349,8 +349,7 @@ class Channel:
         finally:
             held, self._held = self._held or [], None
             for broadcast, frame in held:
-                if broadcast.id not in replayed:
-                    self.socket.push(frame)
+                self.hear(broadcast, frame)
 
     def _parsed(self, told: dict[str, Any]) -> Binding | None:
         try:

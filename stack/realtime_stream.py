@@ -160,6 +160,9 @@ class Stream:
                 reason = "the server ended it"
             except (psycopg.Error, OSError) as error:
                 reason = str(error).strip()
+            except Exception:
+                log.exception("replication of %s crashed", self.publication)
+                reason = "an error of ours"
             finally:
                 was_ready = self.ready.is_set()
                 self.ready.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -36,6 +37,14 @@ drop policy probe_read on realtime.messages;
 drop policy probe_write on realtime.messages;
 drop table public.probe_members;
 """
+
+
+async def until(true: Callable[[], bool], within_s: float = WITHIN_S) -> None:
+    """Wait for it, or fail."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "never"
+        await asyncio.sleep(0.01)
 
 
 class World:

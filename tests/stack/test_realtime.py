@@ -20,7 +20,7 @@ from realtime._async.channel import AsyncRealtimeChannel
 from realtime.exceptions import RealtimeHTTPError
 
 from stack.places import node
-from tests.stack.realtime_world import SETUP_SQL, TEARDOWN_SQL, WITHIN_S, World
+from tests.stack.realtime_world import SETUP_SQL, TEARDOWN_SQL, World, until
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,6 @@ async def joined(channel: AsyncRealtimeChannel) -> States:
     states = States()
     await channel.subscribe(states.hear)
     return states
-
-
-async def until(true: Callable[[], bool], within_s: float = WITHIN_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "never"
-        await asyncio.sleep(0.01)
 
 
 async def test_supabase_js(world):
@@ -159,9 +152,11 @@ class TestBroadcast:
             channel.on_broadcast("n", heard.append)
             assert await joined(channel) == ["SUBSCRIBED"]
             world.send(topic, "n", {"n": 30})
-            await until(lambda: len(heard) == 6)
-        assert [told["payload"]["n"] for told in heard] == [25, 26, 27, 28, 29, 30]
-        assert [told["meta"].get("replayed") for told in heard] == [True] * 5 + [None]
+            await until(lambda: bool(heard) and heard[-1]["payload"]["n"] == 30)
+            await asyncio.sleep(0.1)
+        numbers = [told["payload"]["n"] for told in heard]  # 30 comes once: live, or replayed when it was quick
+        assert numbers in ([25, 26, 27, 28, 29, 30], [26, 27, 28, 29, 30])
+        assert [told["meta"].get("replayed") for told in heard[:5]] == [True] * 5
 
 
 class TestTokens:
@@ -228,6 +223,8 @@ class TestPresence:
             await until(lambda: bob not in watcher.presence_state())
 
 
+# The Python client itself reads these; as an error the warning would end its reading task.
+@pytest.mark.filterwarnings("ignore:ConnectionClosed.(code|reason) is deprecated:DeprecationWarning")
 class TestRestarts:
     async def test_clients_come_back_after_kill_9_of_realtime(self, world, realtime_stack):
         ann = str(uuid.uuid4())
@@ -245,7 +242,7 @@ class TestRestarts:
             world.send(topic, "after", {})
             await until(lambda: len(heard) == 1)
 
-    async def test_a_lost_database_connection_costs_no_channel(self, world):
+    async def test_a_lost_database_connection_costs_no_channel(self, world, realtime_stack):
         ann = str(uuid.uuid4())
         topic = world.topic(ann)
         heard: list[Any] = []
@@ -253,15 +250,16 @@ class TestRestarts:
             channel = ours.channel(topic, private())
             channel.on_broadcast("*", heard.append)
             states = await joined(channel)
-            ended = world.connection.execute(
-                "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-                " where application_name = 'realtime' and datname = current_database()"
-            ).fetchone()
-            assert ended and ended[0] >= 2
-            slot = "select from pg_replication_slots where active and database = current_database()"
-            await asyncio.sleep(0.05)
-            await until(lambda: world.connection.execute(slot).fetchone() is not None)
-            await asyncio.sleep(0.1)
+            slots = "select slot_name from pg_replication_slots where active and database = current_database()"
+            before = world.connection.execute(slots).fetchall()
+            with realtime_stack.attached.cluster.connect(realtime_stack.database) as superuser:
+                ended = superuser.execute(
+                    "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+                    " where application_name = 'realtime' and datname = current_database()"
+                ).fetchone()
+            assert ended
+            assert ended[0] >= 2
+            await until(lambda: world.connection.execute(slots).fetchall() not in ([], before))
             world.send(topic, "after", {})
             await until(lambda: len(heard) == 1)
             assert states == ["SUBSCRIBED"]
