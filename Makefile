@@ -7,10 +7,10 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup run test test-all serve env stop reset lint format schema openapi types advisors drift check lock
+.PHONY: help setup run test test-all serve env stop reset lint format schema openapi types advisors drift check lock bench-realtime
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 run: setup ## Start Postgres, the data API, Auth, Storage and the service; Ctrl-C stops all of it
 	@exec $(PY) -m stack run
@@ -62,6 +62,9 @@ drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings, t
 	  $(PY) -m app $${d%.*} | diff -u docs/$$d - || { echo "docs/$$d is out of date: make openapi" >&2; exit 1; }; \
 	done
 	@$(PY) -m clients.generate --check
+
+bench-realtime: setup ## Measure the way of a broadcast from commit to subscriber
+	@$(PY) -m bench.realtime
 
 check: lint drift advisors test ## Everything a change must pass (COV=1 as in CI)
 
