@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from websockets.sync.client import connect
 
 from stack.places import ROOT
 from stack.processes import Ledger, free_port, identity
@@ -215,7 +216,7 @@ class TestLife:
     def test_what_ends_by_itself_is_started_again(self, run):
         one = run().start().until_ready()
         health = f"http://127.0.0.1:{one.environment['STACK_API_PORT']}/health"
-        for name in ("The data API", "Postgres"):
+        for name in ("The data API", "Realtime", "Postgres"):
             was = one.children()[name]
             os.kill(was, signal.SIGKILL)
             one.until(lambda name=name, was=was: one.children().get(name, was) != was)
@@ -227,6 +228,31 @@ class TestLife:
 
             one.until(healthy)
         assert one.process.poll() is None
+
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+    def test_a_subscriber_outlives_a_restart_of_postgres(self, run, how):
+        one = run().start().until_ready()
+        key = json.loads((one.local / "keys.json").read_text())["publishable_key"]
+        url = f"ws://127.0.0.1:{one.environment['STACK_API_PORT']}/realtime/v1/websocket?vsn=1.0.0&apikey={key}"
+        join = {"topic": "realtime:x", "event": "phx_join", "payload": {}, "ref": "1", "join_ref": "1"}
+        with connect(url, proxy=None) as socket:
+            socket.send(json.dumps(join))
+            assert json.loads(socket.recv(READY_S))["payload"]["status"] == "ok"
+            was = one.children()["Postgres"]
+            os.kill(was, how)
+            one.until(lambda: one.children().get("Postgres", was) != was)
+
+            def streaming() -> bool:
+                with suppress(psycopg.OperationalError), one.database() as connection:
+                    return connection.execute("select from pg_replication_slots where active").fetchone() is not None
+                return False
+
+            one.until(streaming)
+            with one.database() as connection:
+                connection.execute("select realtime.send('{}', 'after', 'x', false)")
+            assert json.loads(socket.recv(READY_S))["payload"]["event"] == "after"
+        one.process.send_signal(signal.SIGINT)
+        assert one.wait() == 0
 
     def test_a_second_run_of_the_same_checkout_is_refused(self, run):
         one = run().start().until_ready()
