@@ -92,6 +92,8 @@ class Hub:
         self.rows = Stream(database_url, PUBLICATION, self.changes.handle)
         self.sockets: set[Socket] = set()
         self.worlds: dict[tuple[str, bool], World] = {}
+        self._waiting_for_rows = 0
+        self._partitions: asyncio.Task[None] | None = None
 
     # ----- worlds -----
 
@@ -108,7 +110,8 @@ class Hub:
 
     def deliver(self, broadcast: Broadcast, *, private: bool) -> None:
         """A broadcast from outside any socket."""
-        if world := self.worlds.get((broadcast.topic, private)):
+        world = self.worlds.get((broadcast.topic, private))
+        if world and not self.limits.too_many_messages(0):
             self.limits.too_many_messages(world.deliver(broadcast))
 
     # ----- the database -----
@@ -126,7 +129,18 @@ class Hub:
 
     async def until_streaming_changes(self) -> None:
         self.rows.start()
-        await self.rows.ready.wait()
+        self._waiting_for_rows += 1
+        try:
+            await self.rows.ready.wait()
+        finally:
+            self._waiting_for_rows -= 1
+
+    def connected(self, socket: Socket) -> None:
+        """The first one of a while wakes the project up."""
+        self.sockets.add(socket)
+        if not self.messages.started:
+            self.messages.start()
+            self._partitions = asyncio.create_task(self.database.make_partitions())
 
     async def _sent(self, change: Change) -> None:
         """A row of realtime.messages was committed."""
@@ -155,7 +169,8 @@ class Hub:
         used_at = {self.messages: 0.0, self.rows: 0.0}
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            for stream, used in ((self.messages, self.sockets), (self.rows, self.changes.bindings)):
+            rows_used = self.changes.bindings or self._waiting_for_rows
+            for stream, used in ((self.messages, self.sockets), (self.rows, rows_used)):
                 if used or not stream.started:
                     used_at[stream] = loop.time()
                 elif loop.time() - used_at[stream] > self.settings.idle_s:
@@ -368,10 +383,7 @@ class App:
         await send({"type": "websocket.accept"})
         told = dumps({name: value for name, value in headers.items() if name != "x-api-key"}).decode()
         socket = Socket(self.hub, vsn, token, told, send, abort)
-        if not self.hub.messages.started:
-            self.hub.messages.start()
-            await self.hub.database.make_partitions()
-        self.hub.sockets.add(socket)
+        self.hub.connected(socket)
         writer = asyncio.create_task(socket.write())
         try:
             await self._read(socket, receive)

@@ -24,6 +24,7 @@ PREFIX = "realtime:"
 TOKEN_CHECK_S = 300.0
 REPLICATION_READY_S = 60.0
 SUBSCRIBE_AGAIN_S = 5.0
+CHANGES_WAIT_S = 15.0  # the clients' own patience with `postgres_changes_options: {wait: true}`
 NO_READ = "You do not have permissions to read from this Channel topic: {}"
 
 
@@ -113,7 +114,9 @@ class Channel:
         self.presence_key = str(presence.get("key") or uuid.uuid4())
         changes = config.get("postgres_changes")
         self.asked_changes = [each for each in changes if isinstance(each, dict)] if isinstance(changes, list) else []
-        self.waits_for_changes = _true(_section(config, "postgres_changes_options").get("wait"))
+        options = _section(config, "postgres_changes_options")
+        self.waits_for_changes, timeout_ms = _true(options.get("wait")), options.get("timeout")
+        self.changes_wait_s = timeout_ms / 1000 if isinstance(timeout_ms, int) else CHANGES_WAIT_S
         self.token = self._chosen_token(message.payload)
         self.claims: Claims = {}
         self.readable: set[str] = set()
@@ -150,7 +153,11 @@ class Channel:
         await self._authorize()
         bindings = [self._parsed(told) for told in self.asked_changes]
         if self.asked_changes and self.waits_for_changes:
-            await self._subscribe(bindings)
+            try:
+                async with asyncio.timeout(min(self.changes_wait_s, CHANGES_WAIT_S)):
+                    await self._start_changes(bindings)
+            except (TimeoutError, ValueError) as error:
+                raise Refused("UnableToSubscribeToPostgresChanges", self._no_changes()) from error
 
         self.world = self.hub.enter(self)
         self._watch_expiry()
@@ -164,7 +171,9 @@ class Channel:
         if since_ms is not None and "broadcast" in self.readable:
             self._held = []  # what comes live meanwhile is sent after what is replayed
             self._spawn(self._replay(since_ms, limit))
-        if self.asked_changes and not self.waits_for_changes:
+        if self.asked_changes and self.waits_for_changes:
+            self._say_subscribed()
+        elif self.asked_changes:
             self._spawn(self._subscribe(bindings))
         if self.wants_replication_ready:
             self._spawn(self._say_replication_ready())
@@ -360,29 +369,37 @@ class Channel:
 
     async def _subscribe(self, bindings: Iterable[Binding | None]) -> None:
         """Start the change feeds, again and again until the table is there, and say how it went."""
-        asked = ", ".join(f"{name}: {value}" for told in self.asked_changes for name, value in told.items())
-        known = [binding for binding in bindings if binding]
         told_error = False
         while True:
             try:
-                if len(known) < len(self.asked_changes):
-                    raise ValueError("parameters that make no sense")
-                await self.hub.changes.check(known)
-                await self.hub.until_streaming_changes()
+                await self._start_changes(bindings)
             except ValueError as error:
                 log.info("no change feed for %s: %s", self.topic, error)
                 if not told_error:
-                    text = (
-                        "Unable to subscribe to changes with given parameters. "
-                        f"Please check Realtime is enabled for the given connect parameters: [{asked}]"
-                    )
-                    self.system("postgres_changes", "error", text)
+                    self.system("postgres_changes", "error", self._no_changes())
                 told_error = True
                 await asyncio.sleep(SUBSCRIBE_AGAIN_S)
             else:
-                self.hub.changes.add(self, known)
-                self.system("postgres_changes", "ok", "Subscribed to PostgreSQL")
-                return
+                return self._say_subscribed()
+
+    async def _start_changes(self, bindings: Iterable[Binding | None]) -> None:
+        """Raises ValueError when what was asked for cannot be."""
+        known = [binding for binding in bindings if binding]
+        if len(known) < len(self.asked_changes):
+            raise ValueError("parameters that make no sense")
+        await self.hub.changes.check(known)
+        await self.hub.until_streaming_changes()
+        self.hub.changes.add(self, known)
+
+    def _say_subscribed(self) -> None:
+        self.system("postgres_changes", "ok", "Subscribed to PostgreSQL")
+
+    def _no_changes(self) -> str:
+        asked = ", ".join(f"{name}: {value}" for told in self.asked_changes for name, value in told.items())
+        return (
+            "Unable to subscribe to changes with given parameters. "
+            f"Please check Realtime is enabled for the given connect parameters: [{asked}]"
+        )
 
     async def _say_replication_ready(self) -> None:
         try:

@@ -24,6 +24,7 @@ import jwt
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from websockets.sync.client import connect
 
 from stack import dataapi
 from stack.console import StackError
@@ -32,7 +33,11 @@ from stack.scratch import Attached, Scratch, scratch_directory
 
 CLUSTER_READY_S = 180.0
 # Refusals at once instead of after 5 s; a queue that a test can fill.
-REALTIME_SETTINGS = {"STACK_REALTIME_DENIAL_DELAY_S": "0", "STACK_REALTIME_QUEUE_BYTES_MAX": "2000000"}
+REALTIME_SETTINGS = {
+    "STACK_REALTIME_DENIAL_DELAY_S": "0",
+    "STACK_REALTIME_QUEUE_BYTES_MAX": "2000000",
+    "STACK_REALTIME_IDLE_S": "86400",
+}
 
 
 # ----- the cluster of this run: owned by the controller, attached to by the workers -----
@@ -193,6 +198,17 @@ def supabase_stack(cluster: Attached, worker: str) -> Iterator[SupabaseStack]:
         cluster.drop(database)
 
 
+def _until_replicating(stack: SupabaseStack) -> None:
+    """The slot needs every writing transaction of the cluster to end once; afterwards it is kept."""
+    url = f"{stack.url.replace('http', 'ws')}/realtime/v1/websocket?vsn=2.0.0&apikey={stack.publishable_key}"
+    with connect(url, proxy=None) as socket:
+        config = {"broadcast": {"replication_ready": True}}
+        socket.send(json.dumps(["1", "1", "realtime:ready", "phx_join", {"config": config}]))
+        while (told := json.loads(socket.recv(dataapi.READY_S)))[3] != "system":
+            pass
+        assert told[4]["status"] == "ok", told
+
+
 @pytest.fixture(scope="session")
 def realtime_stack(supabase_stack: SupabaseStack) -> Iterator[SupabaseStack]:
     """The same stack with Realtime running, started at its first use."""
@@ -200,6 +216,7 @@ def realtime_stack(supabase_stack: SupabaseStack) -> Iterator[SupabaseStack]:
     realtime.start()
     try:
         realtime.wait_until(lambda: dataapi.answers(f"{supabase_stack.url}/realtime/v1/health"), dataapi.READY_S)
+        _until_replicating(supabase_stack)
         yield supabase_stack
     finally:
         realtime.stop()

@@ -20,7 +20,9 @@ from realtime._async.channel import AsyncRealtimeChannel
 from realtime.exceptions import RealtimeHTTPError
 
 from stack.places import node
-from tests.stack.realtime_world import SETUP_SQL, TEARDOWN_SQL, World, until
+from tests.stack.realtime_world import SETUP_SQL, TEARDOWN_SQL, WITHIN_S, World, until
+
+SLOTS = "select slot_name from pg_replication_slots where active and database = current_database()"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,68 @@ async def test_supabase_js(world):
     out, error = await asyncio.wait_for(process.communicate(json.dumps(told).encode()), 50)
     assert process.returncode == 0, error.decode()
     assert json.loads(out) == {"ok": True}
+
+
+@asynccontextmanager
+async def node_client(world: World, **first: Any) -> AsyncIterator[tuple[Callable[..., None], list[Any]]]:
+    """supabase-js joined to a private topic: (a function that says a line to it, the lines it says)."""
+    script = Path(__file__).with_name("realtime_life.mjs")
+    process = await asyncio.create_subprocess_exec(node(), script, world.url, world.key, stdin=-1, stdout=-1)
+    lines: list[Any] = []
+
+    def say(**told: Any) -> None:
+        assert process.stdin
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+
+    async def read() -> None:
+        assert process.stdout
+        async for line in process.stdout:
+            lines.append(json.loads(line))
+
+    reading = asyncio.create_task(read())
+    say(**first)
+    try:
+        yield say, lines
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        await asyncio.wait_for(process.wait(), WITHIN_S)
+        await reading
+
+
+class TestNode:
+    async def test_replay_database_broadcasts_refresh_and_the_end_of_a_token(self, world):
+        ann = str(uuid.uuid4())
+        topic = world.topic(ann)
+        for n in range(3):
+            world.send(topic, "old", {"n": n})
+        config = {"broadcast": {"replay": {"since": int((time.time() - 60) * 1000), "limit": 2}}}
+        first = world.mint(ann, exp=int(time.time()) + 3)
+        async with node_client(world, token=first, topic=topic, config=config) as (say, lines):
+            await until(lambda: len(lines) == 3)
+            assert lines[0] == {"state": "SUBSCRIBED", "error": ""}
+            assert [line["n"] for line in lines[1:] if line["replayed"]] == [1, 2]
+            say(token=world.mint(ann, exp=int(time.time()) + 6))
+            for n in range(20):
+                world.send(topic, "new", {"n": n})
+            await until(lambda: len(lines) == 23)
+            assert [line["n"] for line in lines[3:]] == list(range(20))
+            await asyncio.sleep(3)  # past the end of the first token
+            world.send(topic, "new", {"n": 20})
+            await until(lambda: len(lines) == 24)
+            await until(lambda: {"state": "CLOSED", "error": ""} in lines)
+            assert "Token has expired" in next(line["system"] for line in lines if line.get("status") == "error")
+
+    async def test_a_removed_member_is_closed_at_the_next_token(self, world):
+        ann = str(uuid.uuid4())
+        topic = world.topic(ann)
+        async with node_client(world, token=world.mint(ann), topic=topic) as (say, lines):
+            await until(lambda: bool(lines))
+            world.forget(topic, ann)
+            say(token=world.mint(ann, session="another"))
+            await until(lambda: {"state": "CLOSED", "error": ""} in lines)
+            text = f"You do not have permissions to read from this Channel topic: {topic}"
+            assert {"system": text, "status": "error"} in lines
 
 
 class TestBroadcast:
@@ -238,9 +302,25 @@ class TestRestarts:
             await until(lambda: states[-1].startswith("CHANNEL_ERROR"))
             realtime_stack.realtime.stop()
             realtime_stack.realtime.start()  # what the supervisor does
-            await until(lambda: states[-1] == "SUBSCRIBED", 20)
+            await until(lambda: states[-1] == "SUBSCRIBED")
+            await until(lambda: world.connection.execute(SLOTS).fetchone() is not None)
             world.send(topic, "after", {})
             await until(lambda: len(heard) == 1)
+
+    async def test_supabase_js_comes_back_too(self, world, realtime_stack):
+        ann = str(uuid.uuid4())
+        topic = world.topic(ann)
+        config = {"broadcast": {"replication_ready": True}}
+        ready = {"system": "Replication connection established", "status": "ok"}
+        async with node_client(world, token=world.mint(ann), topic=topic, config=config) as (_, lines):
+            await until(lambda: lines.count(ready) == 1)
+            realtime_stack.realtime.stop()
+            await until(lambda: any(line.get("state") == "CHANNEL_ERROR" for line in lines))
+            realtime_stack.realtime.start()
+            await until(lambda: lines.count(ready) == 2)
+            world.send(topic, "after", {"n": 1})
+            await until(lambda: lines[-1] == {"event": "after", "n": 1, "replayed": False})
+            assert [line["state"] for line in lines if "state" in line][-1] == "SUBSCRIBED"
 
     async def test_a_lost_database_connection_costs_no_channel(self, world, realtime_stack):
         ann = str(uuid.uuid4())
@@ -250,8 +330,7 @@ class TestRestarts:
             channel = ours.channel(topic, private())
             channel.on_broadcast("*", heard.append)
             states = await joined(channel)
-            slots = "select slot_name from pg_replication_slots where active and database = current_database()"
-            before = world.connection.execute(slots).fetchall()
+            before = world.connection.execute(SLOTS).fetchall()
             with realtime_stack.attached.cluster.connect(realtime_stack.database) as superuser:
                 ended = superuser.execute(
                     "select count(pg_terminate_backend(pid)) from pg_stat_activity"
@@ -259,7 +338,7 @@ class TestRestarts:
                 ).fetchone()
             assert ended
             assert ended[0] >= 2
-            await until(lambda: world.connection.execute(slots).fetchall() not in ([], before))
+            await until(lambda: world.connection.execute(SLOTS).fetchall() not in ([], before))
             world.send(topic, "after", {})
             await until(lambda: len(heard) == 1)
             assert states == ["SUBSCRIBED"]

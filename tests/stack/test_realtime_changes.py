@@ -243,14 +243,6 @@ async def test_wait_for_changes_before_the_reply(world, insert):
         assert (await socket.next("postgres_changes"))[4]["data"]["type"] == "INSERT"
 
 
-async def test_the_slots_go_when_nobody_listens(world, realtime_stack):
-    slots = "select count(*) from pg_replication_slots where database = current_database()"
-    async with world.socket() as socket:
-        await subscribed(socket, rows())
-        assert world.connection.execute(slots).fetchone() == (2,)
-        assert world.connection.execute(slots.replace("count(*)", "bool_and(temporary)")).fetchone() == (True,)
-
-
 async def test_the_python_client(world, insert):
     ann = str(uuid.uuid4())
     heard: list[Any] = []

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import psycopg
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from stack import dataapi
+from stack import dataapi, keys
 from stack.processes import free_port
-from tests.stack.realtime_world import SETUP_SQL, TEARDOWN_SQL, World
+from stack.realtime_tokens import Refused, Tokens
+from tests.stack.realtime_world import SETUP_SQL, TEARDOWN_SQL, World, until
 
 OK = {"status": "ok", "response": {}}
 FORGED = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIiwiZXhwIjo5OTk5OTk5OTk5fQ.AAAA"
@@ -233,6 +235,25 @@ class TestAuthorization:
                 assert refused["status"] == "error"
                 assert reason in refused["response"]["reason"]
 
+    def test_asymmetric_tokens(self, world):
+        made = keys.generate()
+        tokens = Tokens(made.jwt_secret, made.publishable_key, made.secret_key, made.signing_jwk)
+        jwk = json.loads(made.signing_jwk)
+        claims = {"role": "authenticated", "sub": "x", "exp": int(time.time()) + 60}
+        key = jwt.PyJWK(jwk).key
+        signed = jwt.encode(claims, key, algorithm="ES256", headers={"kid": jwk["kid"]})
+        assert tokens.claims(signed) == claims
+        shared = jwt.encode(claims, made.jwt_secret, algorithm="HS256", headers={"kid": "unknown"})
+        assert tokens.claims(shared) == claims
+        for wrong in (
+            jwt.encode(claims, key, algorithm="ES256"),  # names no key
+            jwt.encode(claims, key, algorithm="ES256", headers={"kid": "other"}),
+            jwt.encode(claims, "", algorithm="none"),
+            signed[:-4] + "AAAA",
+        ):
+            with pytest.raises(Refused, match="JwtSignatureError"):
+                tokens.claims(wrong)
+
     async def test_an_error_in_a_policy_is_a_denial(self, world):
         ann = str(uuid.uuid4())
         topic = world.topic(ann)
@@ -369,6 +390,7 @@ def strict(world, realtime_stack) -> Iterator[World]:
         attached.cluster, realtime_stack.database, attached.keys, port,
         attached.directory / "log" / f"strict-realtime-{attached.worker}.log", attached.ledger,
         STACK_REALTIME_LIMITS="1", STACK_REALTIME_DENIAL_DELAY_S="1", STACK_REALTIME_PRIVATE_ONLY="1",
+        STACK_REALTIME_IDLE_S="0.5",
     )  # fmt: skip
     process.start()
     try:
@@ -404,6 +426,20 @@ class TestHostedLimits:
             await socket.say(f"realtime:{topic}", "presence", {"event": "untrack"}, "1")
             assert (await socket.next("system"))[4]["message"] == "Client presence rate limit exceeded"
             assert (await socket.next())[3] == "phx_close"
+
+    async def test_replication_only_while_somebody_listens(self, strict):
+        def slots() -> set[Any]:
+            query = "select slot_name, temporary from pg_replication_slots where database = current_database()"
+            return set(strict.connection.execute(query).fetchall())
+
+        await asyncio.sleep(2)  # after whoever was there before
+        before, ann = slots(), str(uuid.uuid4())
+        async with strict.socket(strict.mint(ann)) as socket:
+            binding = {"event": "*", "schema": "public", "table": "*"}
+            await socket.join(strict.topic(ann), private=True, postgres_changes=[binding])
+            await until(lambda: len(slots() - before) == 2)
+            assert all(temporary for _, temporary in slots())
+        await until(lambda: slots() == before)
 
     async def test_channels_per_connection(self, strict):
         ann = str(uuid.uuid4())
