@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup run test test-all serve env stop reset lint format schema openapi types advisors drift check lock bench-realtime
+.PHONY: help setup matrix run test test-all serve env stop reset lint format schema openapi types advisors drift check lock bench-realtime
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,14 @@ test: setup ## Run the core tests (T=path for one file, N=processes, COV=1 for c
 
 test-all: setup ## Run every test
 	@$(PY) -m pytest -n $(N) $(COVERAGE) $(T)
+
+# The Postgres of npm, and every Debian one that is installed; both ways of signing tokens.
+MATRIX_BINS ?= npm $(wildcard /usr/lib/postgresql/1[5-9]/bin)
+matrix: setup ## Run the core tests on every Postgres here, with HS256 and ES256 tokens
+	@for bin in $(MATRIX_BINS); do for algorithm in HS256 ES256; do \
+	  echo "== Postgres: $$bin, tokens: $$algorithm"; \
+	  STACK_POSTGRES_BIN=$${bin#npm} STACK_JWT_ALG=$$algorithm $(PY) -m pytest -n $(N) -q -m "not slow" $(T) || exit 1; \
+	done; done
 
 serve: setup ## Run only the service, against the project in SUPABASE_URL
 	@exec $(PY) -m stack serve

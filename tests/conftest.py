@@ -132,7 +132,8 @@ class SupabaseStack:
         return {
             "SUPABASE_URL": self.url,
             "SUPABASE_PUBLISHABLE_KEY": self.publishable_key,
-            "SUPABASE_JWT_SECRET": self.jwt_secret,
+            # Like a hosted project with asymmetric keys: there the service knows no secret at all.
+            "SUPABASE_JWT_SECRET": "" if self.attached.keys.es256 else self.jwt_secret,
         }
 
 
@@ -277,11 +278,12 @@ def mint_token(supabase_stack: SupabaseStack) -> Callable[..., str]:
             "exp": now + 3600,
             **overrides,
         }
-        return jwt.encode(
-            {name: value for name, value in claims.items() if value is not None},
-            supabase_stack.jwt_secret,
-            algorithm="HS256",
-        )
+        kept = {name: value for name, value in claims.items() if value is not None}
+        keys = supabase_stack.attached.keys
+        if keys.es256:
+            jwk = jwt.PyJWK(json.loads(keys.signing_jwk), "ES256")
+            return jwt.encode(kept, jwk.key, algorithm="ES256", headers={"kid": jwk.key_id})
+        return jwt.encode(kept, supabase_stack.jwt_secret, algorithm="HS256")
 
     return mint
 
