@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
 
 from realtime._async.channel import AsyncRealtimeChannel
 from realtime.types import RealtimePostgresChangesListenEvent as Event
+
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 WITHIN_S = 15.0
@@ -26,7 +28,7 @@ def unbroken(events: list[dict[str, Any]]) -> bool:
     """Whether each event names the one before it."""
     return all(
         before["position"] == after["previousPosition"] < after["position"]
-        for before, after in zip(events, events[1:], strict=False)
+        for before, after in itertools.pairwise(events)
     )
 
 
