@@ -6,7 +6,9 @@ import type {
   EditMessage,
   ListConversations,
   MarkAllRead,
+  MarkDelivered,
   SendMessage,
+  SyncRequest,
   UpdateConversation,
   UpdateProfile,
 } from "./schema.ts";
@@ -104,6 +106,17 @@ export function createClient(options: ClientOptions) {
     /** All texts a message has had. */
     messageHistory: (messageId: string, options?: CallOptions) =>
       call("get", "/api/messages/{id}/history", { path: { id: messageId } }, options),
+
+    /** Everything that changed since `cursor`, as it is now; `cursor_invalid`: start over without one. */
+    sync: (asked: SyncRequest = {}, options?: CallOptions) => call("post", "/api/messages/sync", { body: asked }, options),
+
+    /** Messages have arrived on this device, up to these. */
+    markDelivered: (asked: MarkDelivered, options?: CallOptions) =>
+      call("patch", "/api/messages/delivered", { body: asked }, options),
+
+    /** Tell the others that one is typing. */
+    setTyping: (conversationId: string, options?: CallOptions) =>
+      call("post", "/api/messages/conversations/{id}/typing", { path: { id: conversationId } }, options),
 
     /** The badge: without muted and archived conversations. */
     unreadCounts: (options?: CallOptions) => call("get", "/api/messages/unread", {}, options),

@@ -39,7 +39,7 @@ type Token = string | null | undefined;
 type Method = "get" | "post" | "patch" | "delete";
 type Operation<P extends keyof paths, M extends Method> = NonNullable<paths[P][M]>;
 type Json<T> = T extends { content: { "application/json": infer J } } ? J : never;
-type Answer<O> = O extends { responses: { 200: infer R } } ? Json<R> : never;
+type Answer<O> = O extends { responses: { 200: infer R } } ? Json<R> : O extends { responses: { 204: unknown } } ? void : never;
 type Names<Path> = Path extends `${string}{${infer Name}}${infer Rest}` ? Name | Names<Rest> : never;
 
 /** A parameter that is null or undefined is left out, so `cursor: page.nextCursor` can be written. */
@@ -140,6 +140,7 @@ async function answerOf(request: () => Promise<Response>): Promise<any> {
     throw new NetworkError("The service could not be reached, or the connection broke.", error);
   }
   if (!response.ok) throw refusal(response.status, response.headers, body);
+  if (response.status === 204) return undefined;
   try {
     return JSON.parse(body);
   } catch (error) {

@@ -31,6 +31,9 @@ export const removeMember: Client["removeMember"] = (...given) => theirs().remov
 export const editMessage: Client["editMessage"] = (...given) => theirs().editMessage(...given);
 export const deleteMessage: Client["deleteMessage"] = (...given) => theirs().deleteMessage(...given);
 export const messageHistory: Client["messageHistory"] = (...given) => theirs().messageHistory(...given);
+export const sync: Client["sync"] = (...given) => theirs().sync(...given);
+export const markDelivered: Client["markDelivered"] = (...given) => theirs().markDelivered(...given);
+export const setTyping: Client["setTyping"] = (...given) => theirs().setTyping(...given);
 export const unreadCounts: Client["unreadCounts"] = (...given) => theirs().unreadCounts(...given);
 export const getProfile: Client["getProfile"] = (...given) => theirs().getProfile(...given);
 export const updateProfile: Client["updateProfile"] = (...given) => theirs().updateProfile(...given);

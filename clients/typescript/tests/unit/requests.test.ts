@@ -31,6 +31,13 @@ const CALLS: Record<keyof Client, [(client: Client) => Promise<unknown>, string,
   editMessage: [(c) => c.editMessage(ID, { body: "Ho" }), `PATCH /messages/${ID}`, { body: "Ho" }],
   deleteMessage: [(c) => c.deleteMessage(ID), `DELETE /messages/${ID}`],
   messageHistory: [(c) => c.messageHistory(ID), `GET /messages/${ID}/history`],
+  sync: [(c) => c.sync({ cursor: "abc" }), "POST /messages/sync", { cursor: "abc" }],
+  markDelivered: [
+    (c) => c.markDelivered({ receipts: [{ conversationId: ID, seq: 3 }] }),
+    "PATCH /messages/delivered",
+    { receipts: [{ conversationId: ID, seq: 3 }] },
+  ],
+  setTyping: [(c) => c.setTyping(ID), `POST /messages/conversations/${ID}/typing`],
   unreadCounts: [(c) => c.unreadCounts(), "GET /messages/unread"],
   getProfile: [(c) => c.getProfile(), "GET /profile"],
   updateProfile: [(c) => c.updateProfile({ locale: "de" }), "PATCH /profile", { locale: "de" }],
@@ -72,6 +79,11 @@ for (const id of ["", "..", "a/b", "a?b", undefined as unknown as string]) {
     assert.equal(seen.length, 0);
   });
 }
+
+test("an answer without a body is undefined", async () => {
+  const { client } = serving([async () => new Response(null, { status: 204 })]);
+  assert.equal(await client.setTyping(ID), undefined);
+});
 
 test("a problem becomes a typed error", async () => {
   const errors = [{ pointer: "/body", detail: "It is empty." }];
