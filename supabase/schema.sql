@@ -34,6 +34,7 @@ COMMENT ON FUNCTION private.account_is_active(p_user_id uuid) IS 'Definer, becau
 CREATE FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -463,6 +464,7 @@ COMMENT ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id 
 CREATE FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -556,6 +558,7 @@ COMMENT ON FUNCTION private.create_profile() IS 'Definer, because Auth''s role m
 CREATE FUNCTION private.delete_message(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -575,6 +578,7 @@ COMMENT ON FUNCTION private.delete_message(p_message_id uuid) IS 'Definer, becau
 CREATE FUNCTION private.edit_message(p_message_id uuid, p_body text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -618,30 +622,38 @@ declare
     v_message constant jsonb := case
         when p_seq is not null then private.message_page(p_conversation_id, p_seq, p_seq + 1, 1) -> 0
     end;
+    v_conversation public.conversations;
+    v_member public.conversation_members;
+    v_head private.heads;
+    v_user_id uuid;
     v_topics text[];
     v_payloads jsonb[];
 begin
-    select
-        array_agg('user:' || h.user_id order by h.user_id),
-        array_agg(
+    select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
+    foreach v_user_id in array p_user_ids loop
+        select h.* into v_head from private.heads as h where h.user_id = v_user_id;
+        select m.* into v_member
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
+        v_topics := v_topics || ('user:' || v_user_id);
+        v_payloads := v_payloads || (
             jsonb_build_object(
                 'id', gen_random_uuid(),
                 'type', p_type,
-                'position', h.position,
-                'previousPosition', h.previous_position,
+                'position', v_head.position,
+                'previousPosition', v_head.previous_position,
                 'conversationId', p_conversation_id,
-                'unreadTotal', private.unread_totals(h.user_id) -> 'messages'
+                'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
             )
-            || case when m.left_at is null then jsonb_build_object('conversation', private.conversation_facts(c, m)) else '{}' end
+            || case
+                when v_member.left_at is null
+                    then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
+                else '{}'
+            end
             || case when v_message is not null then jsonb_build_object('message', v_message) else '{}' end
             || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
-            order by h.user_id
-        )
-    into v_topics, v_payloads
-    from private.heads as h
-    inner join public.conversation_members as m on h.user_id = m.user_id
-    inner join public.conversations as c on m.conversation_id = c.id
-    where h.user_id = any(p_user_ids) and m.conversation_id = p_conversation_id;
+        );
+    end loop;
     if v_topics is not null then
         perform private.broadcast(p_type, v_topics, v_payloads);
     end if;
@@ -727,6 +739,7 @@ COMMENT ON FUNCTION private.forget_profile() IS 'Definer, because Auth''s role m
 CREATE FUNCTION private.get_conversation(p_conversation_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -1116,6 +1129,7 @@ COMMENT ON FUNCTION private.leave_all_groups() IS 'Definer, because Auth''s role
 CREATE FUNCTION private.list_conversations(p_limit integer, p_offset integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -1156,6 +1170,7 @@ COMMENT ON FUNCTION private.list_conversations(p_limit integer, p_offset integer
 CREATE FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -1265,6 +1280,7 @@ COMMENT ON FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread 
 CREATE FUNCTION private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -1313,6 +1329,7 @@ COMMENT ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integer
 CREATE FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -1524,6 +1541,7 @@ COMMENT ON FUNCTION private.manage_group(p_me uuid, p_conversation_id uuid) IS '
 CREATE FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -1541,6 +1559,7 @@ COMMENT ON FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bi
 CREATE FUNCTION private.mark_delivered(p_receipts jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
     v_me constant uuid := private.require_caller();
@@ -1634,6 +1653,7 @@ COMMENT ON FUNCTION private.mark_delivered(p_receipts jsonb) IS 'Definer, becaus
 CREATE FUNCTION private.mark_read(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -1696,6 +1716,7 @@ COMMENT ON FUNCTION private.member_json(p_member public.conversation_members) IS
 CREATE FUNCTION private.message_history(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -2154,6 +2175,7 @@ COMMENT ON FUNCTION private.receipts_json(p_conversation_id uuid) IS 'The shared
 CREATE FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -2266,6 +2288,7 @@ COMMENT ON FUNCTION private.require_writer(p_me uuid, p_settings private.setting
 CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -2408,6 +2431,7 @@ COMMENT ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_
 CREATE FUNCTION private.set_typing(p_conversation_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     v_me constant uuid := private.require_caller();
@@ -2433,6 +2457,7 @@ COMMENT ON FUNCTION private.set_typing(p_conversation_id uuid) IS 'Definer, beca
 CREATE FUNCTION private.sync(p_cursor text, p_limit integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
     v_me constant uuid := private.require_caller();
@@ -2642,6 +2667,7 @@ COMMENT ON FUNCTION private.unread_totals(p_user_id uuid) IS 'The badge, {messag
 CREATE FUNCTION private.update_conversation(p_conversation_id uuid, p_changes jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
     v_me constant uuid := private.require_caller();
@@ -2754,6 +2780,7 @@ COMMENT ON FUNCTION private.update_conversation(p_conversation_id uuid, p_change
 CREATE FUNCTION private.update_profile(p_changes jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
     v_me constant uuid := private.require_caller();

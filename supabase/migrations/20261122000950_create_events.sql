@@ -66,30 +66,38 @@ declare
     v_message constant jsonb := case
         when p_seq is not null then private.message_page(p_conversation_id, p_seq, p_seq + 1, 1) -> 0
     end;
+    v_conversation public.conversations;
+    v_member public.conversation_members;
+    v_head private.heads;
+    v_user_id uuid;
     v_topics text[];
     v_payloads jsonb[];
 begin
-    select
-        array_agg('user:' || h.user_id order by h.user_id),
-        array_agg(
+    select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
+    foreach v_user_id in array p_user_ids loop
+        select h.* into v_head from private.heads as h where h.user_id = v_user_id;
+        select m.* into v_member
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
+        v_topics := v_topics || ('user:' || v_user_id);
+        v_payloads := v_payloads || (
             jsonb_build_object(
                 'id', gen_random_uuid(),
                 'type', p_type,
-                'position', h.position,
-                'previousPosition', h.previous_position,
+                'position', v_head.position,
+                'previousPosition', v_head.previous_position,
                 'conversationId', p_conversation_id,
-                'unreadTotal', private.unread_totals(h.user_id) -> 'messages'
+                'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
             )
-            || case when m.left_at is null then jsonb_build_object('conversation', private.conversation_facts(c, m)) else '{}' end
+            || case
+                when v_member.left_at is null
+                    then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
+                else '{}'
+            end
             || case when v_message is not null then jsonb_build_object('message', v_message) else '{}' end
             || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
-            order by h.user_id
-        )
-    into v_topics, v_payloads
-    from private.heads as h
-    inner join public.conversation_members as m on h.user_id = m.user_id
-    inner join public.conversations as c on m.conversation_id = c.id
-    where h.user_id = any(p_user_ids) and m.conversation_id = p_conversation_id;
+        );
+    end loop;
     if v_topics is not null then
         perform private.broadcast(p_type, v_topics, v_payloads);
     end if;
