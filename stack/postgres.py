@@ -160,6 +160,8 @@ class Cluster:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",  # a socket path is limited to 107 bytes; a checkout's is not
             "wal_level": "logical",
+            "max_wal_senders": "40",  # Realtime takes two of each, and every test process has one
+            "max_replication_slots": "40",
             "max_connections": "200",
             "shared_preload_libraries": "pg_stat_statements",
             "synchronous_commit": "on",
