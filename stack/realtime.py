@@ -48,6 +48,7 @@ MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
 MESSAGES_SCHEMA = "realtime"
 LISTENING_WAIT_S = 1.0
 HOUSEKEEPING_S = 1.0
+CLOSING_S = 1.0
 UPGRADE_PATHS = ("/websocket", "/socket/websocket")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -212,17 +213,23 @@ class Socket:
 
     async def write(self) -> None:
         """Send what is queued until cancelled or disconnected."""
-        while True:
-            while self._queue:
-                frame = self._queue.popleft()
-                self._queued_bytes -= len(frame)
-                await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
-            self._more.clear()
-            await self._more.wait()
+        with suppress(OSError):
+            while True:
+                while self._queue:
+                    frame = self._queue.popleft()
+                    self._queued_bytes -= len(frame)
+                    await self._send({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+                self._more.clear()
+                await self._more.wait()
 
     async def close(self, code: int) -> None:
+        """With a close frame; without one when nobody reads it."""
         self.closing = True
-        await self._send({"type": "websocket.close", "code": code})
+        try:
+            async with asyncio.timeout(CLOSING_S):
+                await self._send({"type": "websocket.close", "code": code})
+        except (OSError, TimeoutError):
+            self._abort()
 
     def crash(self, channel: Channel) -> None:
         """An error of ours: the client joins again."""
@@ -413,8 +420,7 @@ class App:
                 async with asyncio.timeout(SOCKET_IDLE_S):
                     event = await receive()
             except TimeoutError:
-                with suppress(OSError):
-                    await socket.close(1000)
+                await socket.close(1000)
                 return
             if event["type"] == "websocket.disconnect":
                 return

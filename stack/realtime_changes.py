@@ -260,6 +260,8 @@ class Changes:
         for who, binding in wanted:
             grouped[who, binding.select].append(binding.id)
         for (who, select), ids in grouped.items():
+            if who not in self.bindings:  # left while the policies were asked
+                continue
             mine = readable[str(who.claims["role"])]
             error = None
             if not table.key:

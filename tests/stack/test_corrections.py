@@ -335,14 +335,6 @@ class TestHSessions:
 class TestTheRest:
     """What is not there answers clearly."""
 
-    def test_realtime_says_so(self, supabase_stack):
-        answer = httpx.get(f"{supabase_stack.url}/realtime/v1/websocket")
-        assert (answer.status_code, answer.json()["code"]) == (503, "realtime_unavailable")
-        upgrade = httpx.get(
-            f"{supabase_stack.url}/realtime/v1/websocket", headers={"Connection": "Upgrade", "Upgrade": "websocket"}
-        )
-        assert upgrade.status_code == 503
-
     def test_nothing_internal_is_served(self, supabase_stack):
         for path in ("/_system", "/_system/config", "/"):
             answer = httpx.get(f"{supabase_stack.url}{path}")

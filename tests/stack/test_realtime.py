@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from realtime import AsyncRealtimeClient
@@ -316,6 +317,9 @@ class TestRestarts:
             await until(lambda: lines.count(ready) == 1)
             realtime_stack.realtime.stop()
             await until(lambda: any(line.get("state") == "CHANNEL_ERROR" for line in lines))
+            for headers in ({}, {"Connection": "Upgrade", "Upgrade": "websocket"}):
+                answer = await asyncio.to_thread(httpx.get, f"{world.url}/realtime/v1/websocket", headers=headers)
+                assert (answer.status_code, answer.json()) == (503, {"error": "Realtime is not running"})
             realtime_stack.realtime.start()
             await until(lambda: lines.count(ready) == 2)
             world.send(topic, "after", {"n": 1})
