@@ -1,1 +1,1 @@
-"""Measurements with budgets (DESIGN section 9). Each prints lines for people and, last, one JSON object."""
+"""Measurements with budgets. Each prints lines for people and, last, one JSON object."""

@@ -1,6 +1,6 @@
 """The stand-in for Supabase Realtime: `python -m stack.realtime`, behind /realtime/v1 of the one origin.
 
-Speaks the protocol of reference/realtime.md to unmodified clients. A development server: one process, one project.
+Speaks the published protocol to unmodified clients. A development server: one process, one project.
 
     sockets --frames--> Channel --probes--> Postgres           realtime_wire.py      frames
        ^                   |                                   realtime_channel.py   a joined topic, presence
