@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -32,8 +32,9 @@ from tests.sql.rpc import call
 SETTLED_S = 60.0
 # What events do not say of a conversation.
 LACKING = ("members", "memberCount", "lastMessage")
-FAULTS = ("drop", "realtime", "data api", "service", "postgres")
-CALM_S = (0.3, 4.0)  # between two faults
+FAULTS = ("drop", "realtime", "data api", "service", "postgres", "stream", "table", "table")
+CALM_S = (0.2, 3.0)  # between two faults
+TABLE_LOCKED_S = 0.7
 LAST_WORD_S = 5.0
 GIGS = [str(uuid.uuid4()) for _ in range(3)]
 
@@ -103,6 +104,22 @@ class OwnStack:
             if process.pid is None or process.exit_code() is not None:
                 process.stop()
                 process.start()
+
+    def cut_stream(self) -> None:
+        """What is committed until Realtime reads again is told to nobody, and no client notices."""
+        with self.scratch.cluster.connect(TEMPLATE) as admin:
+            admin.execute("select pg_terminate_backend(active_pid) from pg_replication_slots where active")
+
+    @contextmanager
+    def table_locked(self) -> Iterator[None]:
+        """As while a partition is being made: sends go through, their events are lost without a word."""
+        with self.scratch.cluster.connect(TEMPLATE) as admin, admin.transaction():
+            admin.execute("lock table realtime.messages in access exclusive mode")
+            yield
+
+    def lock_table(self) -> None:
+        with self.table_locked():
+            time.sleep(TABLE_LOCKED_S)
 
     def restart_postgres(self) -> None:
         self.scratch.cluster.stop()
@@ -229,8 +246,9 @@ async def chaos(stack: OwnStack, recorder: Recorder, seed: int, seconds: float) 
             if what == "drop":
                 if recorder.device:
                     recorder.device.drop()
-            elif what == "postgres":
-                await asyncio.to_thread(stack.restart_postgres)
+            elif what in ("postgres", "stream", "table"):
+                how = {"postgres": stack.restart_postgres, "stream": stack.cut_stream, "table": stack.lock_table}
+                await asyncio.to_thread(how[what])
             else:
                 await asyncio.to_thread(stack.kill, what)
                 await asyncio.sleep(chance.uniform(0, 0.5))
@@ -279,7 +297,7 @@ async def record(stack: OwnStack, seconds: float) -> None:
             writers.running = False
             async with asyncio.timeout(SETTLED_S):
                 await asyncio.gather(*writing)
-            await heard_last_word(writers, recorder)
+            await heard_last_word(stack, writers, recorder)
             assert recorder.errors == []
             check(stack, recorder, writers, LACKING)
         finally:
@@ -296,8 +314,13 @@ async def record(stack: OwnStack, seconds: float) -> None:
     assert recorder.counts["subscribed"] > 1
 
 
-async def heard_last_word(writers: Writers, recorder: Recorder) -> None:
-    """One more message, now that all is quiet: once it was heard, the chain vouches for everything before it."""
+async def heard_last_word(stack: OwnStack, writers: Writers, recorder: Recorder) -> None:
+    """Two more messages, now that all is quiet. Nobody is told of the first; the second one's event says so, and once
+    that was repaired the chain vouches for everything before it.
+    """
+    await until(lambda: recorder.is_certain, SETTLED_S)
+    with stack.table_locked():
+        await writers.send(writers.others[1], toUserId=writers.me.id)
     deadline = time.monotonic() + SETTLED_S
     while time.monotonic() < deadline:
         await until(lambda: recorder.channel.is_joined, SETTLED_S)
