@@ -66,9 +66,19 @@ def test_the_lock_names_no_registry() -> None:
 
 
 def test_copied_sources_compile_as_next_js_compiles_them() -> None:
-    like_next = ["--strict", "--module", "esnext", "--moduleResolution", "bundler", "--lib", "dom,dom.iterable,esnext"]
+    like_next = [
+        "--strict",
+        "--target",
+        "es2017",
+        "--module",
+        "esnext",
+        "--moduleResolution",
+        "bundler",
+        "--lib",
+        "dom,dom.iterable,esnext",
+    ]
     flags = ["--noEmit", "--allowImportingTsExtensions", "--isolatedModules"]
-    run([*TSC, *like_next, *flags, "lib/api/messages.ts"])
+    run([*TSC, *like_next, *flags, "lib/api/messages.ts", "lib/realtime.ts"])
 
 
 def test_build_for_consumers(tmp_path: Path) -> None:
@@ -80,29 +90,31 @@ def test_build_for_consumers(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "use.ts").write_text(
         'import { configure, MessagingError, sendMessage } from "gig-messaging-client/lib/api/messages";\n'
-        'import { createClient, type Message } from "gig-messaging-client";\n'
+        'import { connectMessaging } from "gig-messaging-client/lib/realtime";\n'
+        'import { createClient, createStore, type Message, type Store } from "gig-messaging-client";\n'
         'configure({ baseUrl: "", getToken: () => null });\n'
         'export const send = async (): Promise<Message> => (await sendMessage({ toUserId: "x", body: "y" })).message;\n'
-        "console.log(typeof createClient, MessagingError.name);\n"
+        'export const mine: Store = createStore("x");\n'
+        "console.log(typeof createClient, MessagingError.name, typeof connectMessaging);\n"
     )
     strict = ["--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"]
     run([*TSC, *strict, "--outDir", str(tmp_path), str(tmp_path / "use.ts")])
-    assert run([str(node()), str(tmp_path / "use.js")]) == "function MessagingError\n"
+    assert run([str(node()), str(tmp_path / "use.js")]) == "function MessagingError function\n"
 
 
-def test_retries_tokens_and_requests() -> None:
+def test_retries_tokens_requests_and_live() -> None:
     node_tests("unit")
 
 
 @pytest.mark.timeout(200)
-def test_functions_faults_and_recipes_on_the_real_stack(
-    supabase_stack: SupabaseStack, service_url: str, mint_token: Callable[..., str]
+def test_functions_faults_recipes_and_live_on_the_real_stack(
+    realtime_stack: SupabaseStack, service_url: str, mint_token: Callable[..., str]
 ) -> None:
     now = int(time.time())
     node_tests(
         "stack",
         API_URL=service_url,
-        SUPABASE_URL=supabase_stack.url,
-        SUPABASE_PUBLISHABLE_KEY=supabase_stack.publishable_key,
+        SUPABASE_URL=realtime_stack.url,
+        SUPABASE_PUBLISHABLE_KEY=realtime_stack.publishable_key,
         EXPIRED_TOKEN=mint_token(str(uuid.uuid4()), iat=now - 7200, exp=now - 3600),
     )
