@@ -230,7 +230,7 @@ class TestReceipts:
 class TestTokens:
     async def test_a_refreshed_token_keeps_the_topic(self, api, device, new_person, mint_token):
         ann, bob = new_person(), new_person()
-        until_s = int(time.time()) + 5
+        until_s = int(time.time()) + 7
         short = await device(ann)
         await short.supabase.realtime.set_auth(mint_token(ann.id, exp=until_s))
         kept = await short.own()
