@@ -71,7 +71,7 @@ drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings, t
 	done
 	@$(PY) -m clients.generate --check
 
-bench-realtime: setup ## Measure the way of a broadcast from commit to subscriber
+bench-realtime: setup ## Measure from commit to subscriber, and from a send to the other screen
 	@$(PY) -m bench.realtime
 
 check: lint drift advisors test ## Everything a change must pass (COV=1 as in CI)
