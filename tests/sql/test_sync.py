@@ -35,6 +35,12 @@ class Client:
         assert set(page) == {"messages", "conversations", "receipts", "lost", "cursor", "hasMore"}
         for conversation in page["conversations"]:
             self.conversations[conversation["id"]] = conversation
+            # Whoever left and came back between two pages begins anew: what is below firstSeq is not theirs any more.
+            self.messages = {
+                k: m
+                for k, m in self.messages.items()
+                if m["conversationId"] != conversation["id"] or m["seq"] >= conversation["firstSeq"]
+            }
         for message in page["messages"]:
             known = self.messages.get(message["id"])
             if known is None or known["eventSeq"] <= message["eventSeq"]:
@@ -171,6 +177,20 @@ class TestPages:
         call(db, owner.id, "send_message", body="after", conversation_id=there)
         device.catch_up(db)
         assert [m["body"] for m in device.messages.values()] == ["after"]
+        device.check(db, {})
+
+    def test_gone_and_back_between_two_calls_begins_anew(self, db, new_person):
+        owner, me = new_person(), new_person()
+        there = call(db, owner.id, "create_group", title="Crew", member_ids=[me.id])["conversation"]["id"]
+        device = Client(db, me)
+        call(db, owner.id, "send_message", body="before", conversation_id=there)
+        device.catch_up(db)
+        call(db, owner.id, "remove_member", conversation_id=there, user_id=me.id)
+        call(db, owner.id, "add_members", conversation_id=there, user_ids=[me.id])
+        page = call(db, me.id, "sync", cursor=device.cursor)
+        assert page["lost"] == [] and page["conversations"][0]["firstSeq"] == 2
+        device.catch_up(db)
+        assert device.messages == {}
         device.check(db, {})
 
     def test_a_year_of_absence_is_the_same_call(self, db, new_person):
