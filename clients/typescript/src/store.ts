@@ -152,6 +152,18 @@ export function createStore(userId: string, saved?: SavedStore) {
 
   const putRow = (row: Conversation) => {
     rows.set(row.id, row);
+    // Whoever left a group and came back begins anew: what is below firstSeq is not theirs any more.
+    const room = rooms.get(row.id);
+    for (const message of [...(room?.messages.values() ?? [])]) {
+      if (message.seq < row.firstSeq) {
+        room?.messages.delete(message.id);
+        room?.bySeq.delete(message.seq);
+      }
+    }
+    if (room?.from !== undefined && room.from < row.firstSeq) {
+      room.from = row.firstSeq;
+      room.shown = undefined;
+    }
     list = undefined;
     isChanged = true;
   };

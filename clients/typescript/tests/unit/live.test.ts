@@ -89,6 +89,15 @@ test("a lost event breaks the chain at the next one, and sync brings what was lo
   closesClean(one);
 });
 
+test("gone and back between two calls: what is below firstSeq is forgotten", async () => {
+  const one = await lively();
+  one.pages.push(page({ conversations: [conversation(4, { firstSeq: 4, lastMessage: message(4) })], messages: [message(4)] }));
+  one.event(created(30, 20, message(4)));
+  await settle();
+  assert.deepEqual(bodies(one), ["body 4"]);
+  closesClean(one);
+});
+
 test("the first event ever has nothing to compare with: sync", async () => {
   const one = world({}, page({ conversations: [conversation(1)] }));
   await one.join();
