@@ -243,7 +243,15 @@ class TestMixedLoad:
                         if inbox:
                             room = chance.choice(inbox)
                             up_to = chance.choice([None, chance.randrange(room["lastSeq"] + 1)])
-                            call(conn, me.id, "mark_all_read", conversation_id=room["id"], up_to_seq=up_to)
+                            if what < 0.96:
+                                call(conn, me.id, "mark_all_read", conversation_id=room["id"], up_to_seq=up_to)
+                            elif what < 0.98:
+                                receipts = [{"conversationId": one["id"], "seq": one["lastSeq"]} for one in inbox]
+                                call(conn, me.id, "mark_delivered", receipts=Jsonb(receipts))
+                            elif what < 0.99:
+                                call(conn, me.id, "set_typing", conversation_id=room["id"])
+                            else:
+                                call(conn, me.id, "update_profile", changes=Jsonb({"displayName": f"{seed} {step}"}))
                     said["done"] += 1
                 except psycopg.Error as error:
                     said[error.diag.sqlstate or repr(error)] += 1
