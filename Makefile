@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup matrix run test test-all serve env stop reset lint format schema openapi types advisors drift check lock bench-realtime
+.PHONY: help setup matrix run test test-all serve env stop reset lint format schema openapi types events advisors drift check lock bench-realtime
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -58,7 +58,11 @@ schema: setup ## Write supabase/schema.sql, the schema after all migrations
 openapi: setup ## Write docs/openapi.json and the generated tables docs/errors.md and docs/settings.md
 	@for d in openapi.json errors.md settings.md; do $(PY) -m app $${d%.*} > docs/$$d || exit 1; done
 
-types: setup ## Write what the TypeScript client and docs/web.md take from the OpenAPI document and the code
+types: setup ## Write what the TypeScript client, docs/web.md and docs/realtime.md take from the OpenAPI document and the code
+	@$(PY) -m clients.generate
+
+events: setup ## Write the example events of docs/realtime.md anew, as the database sends them
+	@WRITE_EXAMPLES=1 $(PY) -m pytest -q -n 0 tests/sql/test_event_examples.py
 	@$(PY) -m clients.generate
 
 advisors: setup ## Run the Supabase CLI's security and performance advisors and its linter

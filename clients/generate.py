@@ -2,15 +2,19 @@
 
 - clients/typescript/src/schema.ts: the types of docs/openapi.json, by openapi-typescript.
 - clients/typescript/src/catalogue.ts: the column `retry` of the catalogue of problems.
-- docs/web.md: its code blocks, which are the tested files of clients/typescript/recipes, and its table of codes.
+- docs/web.md and docs/realtime.md: their code blocks, which are the tested files of clients/typescript/recipes and
+  clients/python, the table of codes, and the events, which are those of clients/typescript/tests/events.json; a test holds
+  these to the database.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from app.problems import CATALOGUE
 from stack.places import CLIENT, ROOT, node
@@ -49,27 +53,54 @@ _CODES = re.compile(r"<!-- codes: (\w+) -->.*?<!-- end -->", re.DOTALL)
 _RECIPE = re.compile(r"<!-- recipe: (\S+) -->\n```(\w+)\n(?:.*\n)*?```\n")
 
 
-def web() -> str:
-    """docs/web.md with its generated parts anew; the rest is as it is."""
+_EVENT = re.compile(r"<!-- event: (\S+)( \S+)? -->\n```(\w+)\n(?:.*\n)*?```\n")
+# Of what was shown whole once, the members that say what an event is about.
+_TELLING = {
+    "message": ("id", "seq", "eventSeq", "body", "state", "status"),
+    "conversation": ("id", "lastSeq", "eventSeq", "unreadCount", "liveTopic"),
+}
+
+
+def event(found: re.Match[str]) -> str:
+    """The first event of this type; whole when the mark says so."""
+    events = json.loads((CLIENT / "tests" / "events.json").read_text())
+    example: dict[str, Any] = next(each for each in events if each["type"] == found[1])
+    if found[2]:
+        text = json.dumps(example, indent=2, ensure_ascii=False)
+    else:
+        lines = []
+        for name, value in example.items():
+            shown = {key: value[key] for key in _TELLING[name]} if name in _TELLING else value
+            line = json.dumps(shown, ensure_ascii=False)
+            lines.append(f'  "{name}": {line[:-1] + ", …}" if name in _TELLING else line}')
+        text = "{\n" + ",\n".join(lines) + "\n}"
+    return f"<!-- event: {found[1]}{found[2] or ''} -->\n```{found[3]}\n{text}\n```\n"
+
+
+def document(name: str) -> str:
+    """A page of docs/ with its generated parts anew; the rest is as it is."""
 
     def codes(found: re.Match[str]) -> str:
         names = ", ".join(f"`{code}`" for code, kind in CATALOGUE.items() if kind.retry == found[1])
         return f"<!-- codes: {found[1]} -->{names}<!-- end -->"
 
     def recipe(found: re.Match[str]) -> str:
-        code = (CLIENT / "recipes" / found[1]).read_text().strip()
+        folder = CLIENT / "recipes" if found[2] != "python" else ROOT / "clients" / "python"
+        code = (folder / found[1]).read_text().strip()
         # In the front end the client is where its own modules are.
-        code = code.replace('"../lib/api/messages.ts"', '"@/lib/api/messages"')
+        code = re.sub(r'"\.\./lib/(\S+)\.ts"', r'"@/lib/\1"', code)
         return f"<!-- recipe: {found[1]} -->\n```{found[2]}\n{code}\n```\n"
 
-    return _RECIPE.sub(recipe, _CODES.sub(codes, (ROOT / "docs" / "web.md").read_text()))
+    text = (ROOT / "docs" / name).read_text()
+    return _EVENT.sub(event, _RECIPE.sub(recipe, _CODES.sub(codes, text)))
 
 
 def documents() -> dict[Path, str]:
     return {
         CLIENT / "src" / "schema.ts": schema(),
         CLIENT / "src" / "catalogue.ts": catalogue(),
-        ROOT / "docs" / "web.md": web(),
+        ROOT / "docs" / "web.md": document("web.md"),
+        ROOT / "docs" / "realtime.md": document("realtime.md"),
     }
 
 

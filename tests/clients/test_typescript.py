@@ -56,8 +56,9 @@ def test_generated_files_are_the_ones_that_are_generated() -> None:
 
 def test_every_recipe_is_printed_once_and_tested() -> None:
     recipes = sorted(path.name for path in (CLIENT / "recipes").iterdir())
-    assert sorted(re.findall(r"<!-- recipe: (\S+) -->", (ROOT / "docs" / "web.md").read_text())) == recipes
-    tests = (CLIENT / "tests" / "stack" / "recipes.test.ts").read_text()
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("web.md", "realtime.md"))
+    assert sorted(re.findall(r"<!-- recipe: (\S+)(?<!\.py) -->", pages)) == recipes
+    tests = "".join((CLIENT / "tests" / "stack" / f"{name}.test.ts").read_text() for name in ("recipes", "live"))
     assert sorted(set(re.findall(r'"../../recipes/([^"]+)"', tests))) == recipes
 
 

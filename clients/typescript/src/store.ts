@@ -152,18 +152,18 @@ export function createStore(userId: string, saved?: SavedStore) {
 
   const putRow = (row: Conversation) => {
     rows.set(row.id, row);
-    // Whoever left a group and came back begins anew: what is below firstSeq is not theirs any more.
-    const room = rooms.get(row.id);
-    for (const message of [...(room?.messages.values() ?? [])]) {
-      if (message.seq < row.firstSeq) {
-        room?.messages.delete(message.id);
-        room?.bySeq.delete(message.seq);
+    const room = roomOf(row.id);
+    const from = Math.max(room.from ?? Math.max(1, row.lastSeq), row.firstSeq);
+    // Who has left a group and come back begins anew, and retention removes from the beginning.
+    if (room.from !== undefined && from > room.from) {
+      for (const message of [...room.messages.values()]) {
+        if (message.seq >= row.firstSeq) continue;
+        room.messages.delete(message.id);
+        room.bySeq.delete(message.seq);
       }
-    }
-    if (room?.from !== undefined && room.from < row.firstSeq) {
-      room.from = row.firstSeq;
       room.shown = undefined;
     }
+    room.from = from;
     list = undefined;
     isChanged = true;
   };
@@ -172,12 +172,10 @@ export function createStore(userId: string, saved?: SavedStore) {
     const { messages, receipts, hasMore: _, pending: __, ...row } = { ...given } as DetailedConversation;
     const known = rows.get(row.id);
     if (known === undefined || row.eventSeq >= known.eventSeq) putRow(row);
-    const room = roomOf(row.id);
-    room.from ??= Math.max(1, row.lastSeq);
     if (receipts) putReceipts(row.id, receipts, true);
     if (row.lastMessage) putMessage(row.lastMessage);
     for (const message of messages ?? []) putMessage(message);
-    touchRoom(room);
+    touchRoom(roomOf(row.id));
   };
 
   /** Whether the facts could be placed: the people of an unknown conversation are not among them. */

@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { createClient as createSupabase, type SupabaseClient } from "@supabase/supabase-js";
-import type { Conversation, LiveEvent, LiveOptions, Messaging } from "../../src/index.ts";
+import type { Conversation, LiveEvent, LiveOptions, Message, Messaging } from "../../src/index.ts";
 import { connectMessaging } from "../../src/live.ts";
 import * as module from "../../lib/realtime.ts";
 import { configure } from "../../lib/api/messages.ts";
+import * as recipe from "../../recipes/live.ts";
 import { API_URL, PUBLISHABLE_KEY, SUPABASE_URL, person, type Person } from "./people.ts";
 
 const open: (() => void)[] = [];
@@ -258,13 +259,40 @@ test("a device that was away takes up with its own store; one of another life st
   assert(foreign.live.store.conversation(row.id));
 });
 
-test("lib/realtime.ts takes the functions of lib/api/messages.ts", async () => {
-  configure({ baseUrl: API_URL, getToken: () => eve.token });
-  const live = module.connectMessaging({ supabase: await signedIn(eve), userId: eve.id });
+test("the recipe: a page goes live, shows a conversation, and starts anew with what it has kept", async () => {
+  const { other, row } = await talkWith("Jon");
+  configure({ baseUrl: API_URL, getToken: () => ann.token });
+  const drawn: Record<string, unknown> = {};
+  const screen: recipe.Screen = {
+    inbox: (rows, unreadTotal) => Object.assign(drawn, { rows: rows.map((one) => one.id), unreadTotal }),
+    connection: (state) => Object.assign(drawn, { state }),
+    typing: (id, userIds) => Object.assign(drawn, { [id]: userIds }),
+  };
+  const live = recipe.goLive(await signedIn(ann), ann.id, screen);
   open.push(() => live.close());
-  await until(() => live.state === "live", "live");
-  const { conversation } = await live.send({ toUserId: bob.id, body: "from the page" });
-  assert.equal(live.store.conversations()[0]?.id, conversation.id);
+  await until(() => drawn["state"] === "live", "live");
+  assert((drawn["rows"] as string[]).includes(row.id));
+
+  for (let n = 2; n <= 40; n++) await other.client.sendMessage({ conversationId: row.id, body: String(n) });
+  let shown: readonly Message[] = [];
+  const page = await recipe.openOnScreen(live, row.id, (messages) => (shown = messages));
+  await until(() => shown.at(-1)?.body === "40", "the newest");
+  while (live.store.hasOlder(row.id)) await page.older();
+  assert.deepEqual(shown.map((message) => message.seq), Array.from({ length: 40 }, (_, n) => n + 1));
+  await page.seen(shown.at(-1)!);
+  await until(() => live.store.conversation(row.id)?.unreadCount === 0, "read");
+  await other.client.setTyping(row.id);
+  page.typing();
+  await live.send({ conversationId: row.id, body: "from the page" });
+  assert.equal(shown.at(-1)?.body, "from the page");
+  page.close();
+  const kept = recipe.keep(live);
+  live.close();
+
+  const again = recipe.goLive(await signedIn(ann), ann.id, screen, kept);
+  open.push(() => again.close());
+  assert.equal(again.store.messages(row.id).length, 41);
+  await until(() => again.state === "live", "live again");
 });
 
 after(() => open.forEach((close) => close()));

@@ -1,6 +1,8 @@
 // The live part with a Realtime and a service that do as they are told, and time that is turned by hand.
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { afterEach, beforeEach, mock, test } from "node:test";
+import { isLiveEvent, type ConversationEvent, type LiveEvent, type MessageEvent } from "../../src/events.ts";
 import { createStore, MessagingError } from "../../src/index.ts";
 import { settle } from "./fake.ts";
 import {
@@ -654,4 +656,56 @@ test("profile.updated and people of groups", async () => {
   await settle();
   assert.equal(one.count("sync"), before + 1);
   closesClean(one);
+});
+
+test("what the database sends: one of each, and what a store makes of it", async () => {
+  const events = JSON.parse(await readFile(new URL("../events.json", import.meta.url), "utf8")) as LiveEvent[];
+  assert(events.every(isLiveEvent));
+  const [first] = events as [MessageEvent];
+  const ann = first.message.fromUserId;
+  const bob = first.message.toUserId!;
+  const talk = first.conversationId;
+  const store = createStore(bob);
+  const known = conversation(0, { ...first.conversation, members: [profile(ann), profile(bob)], eventSeq: 0, lastSeq: 0 });
+  store.merge({ conversation: known });
+  const said = (n: number) => [store.apply(events[n]!), store.messages(talk)[0]?.body, store.unreadTotal];
+  assert.deepEqual(said(0), [true, "Tuesday?", 1]);
+  assert.deepEqual(said(1), [true, "Wednesday?", 1]);
+  assert.deepEqual(said(2), [true, "Wednesday?", 1]);
+  assert.equal(store.receipts(talk)[0]?.lastDeliveredSeq, 1);
+  assert.deepEqual(said(3), [true, "Wednesday?", 0]);
+  assert.deepEqual(said(4), [true, null, 0]);
+  assert.equal(store.conversation(talk)?.lastMessage?.state, "deleted");
+  // A group nobody has told us of has no people yet: sync.
+  const crew = (events[5] as ConversationEvent).conversation;
+  assert.equal(store.apply(events[5]!), false);
+  store.merge({ conversation: conversation(0, crew) });
+  assert.equal(store.apply(events[6]!), true);
+  assert.equal(store.conversation(crew.id)?.title, "Movers");
+  assert.equal(store.apply(events[7]!), true);
+  assert.equal(store.conversation(crew.id), undefined);
+  assert.equal(store.apply(events[8]!), true);
+  assert.equal(store.messages(talk)[0]?.sender.displayName, "Anna");
+});
+
+test("out of a group and back: what is below firstSeq is not ours any more, and the window begins there", () => {
+  const store = createStore(ME);
+  store.merge({ conversation: conversation(3, { lastMessage: message(3) }), messages: [1, 2, 3].map((seq) => message(seq)) });
+  assert.equal(store.messages(TALK).length, 3);
+  store.merge({ conversation: conversation(9, { firstSeq: 9, lastMessage: message(9) }), messages: [message(9)] });
+  assert.deepEqual(store.messages(TALK).map((shown) => shown.seq), [9]);
+  assert.equal(store.hasOlder(TALK), false);
+});
+
+test("the window: an old edit does not open it, a page of history that joins does", () => {
+  const store = createStore(ME);
+  store.merge({ conversation: conversation(10, { lastMessage: message(10) }), messages: [message(4, { eventSeq: 11 })] });
+  assert.deepEqual(store.messages(TALK).map((shown) => shown.seq), [10]);
+  assert.equal(store.hasOlder(TALK), true);
+  const seen = store.messages(TALK);
+  assert.equal(store.messages(TALK), seen);
+  store.merge({ messages: [5, 6, 7, 8, 9].map((seq) => message(seq)) });
+  assert.deepEqual(store.messages(TALK).map((shown) => shown.seq), [4, 5, 6, 7, 8, 9, 10]);
+  store.merge({ messages: [message(4, { body: "older" })] });
+  assert.equal(store.messages(TALK)[0]?.eventSeq, 11);
 });
