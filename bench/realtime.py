@@ -26,7 +26,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
-import jwt
 import psycopg
 from realtime import AsyncRealtimeClient
 
@@ -72,7 +71,7 @@ class Bench:
             "aud": "authenticated",
             "exp": int(time.time()) + 3600,
         }
-        return jwt.encode(claims, self.scratch.keys.jwt_secret, algorithm="HS256")
+        return self.scratch.keys.sign(claims)
 
     @asynccontextmanager
     async def subscribed(self) -> AsyncIterator[list[float]]:

@@ -6,9 +6,12 @@ import base64
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stack.console import StackError
@@ -32,6 +35,13 @@ class Keys:
         if algorithm not in ("HS256", "ES256"):
             raise StackError(f"STACK_JWT_ALG must be HS256 or ES256, and is {algorithm!r}.")
         return algorithm == "ES256"
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        """A token as Auth signs it."""
+        if not self.es256:
+            return jwt.encode(dict(claims), self.jwt_secret, algorithm="HS256")
+        jwk = jwt.PyJWK(json.loads(self.signing_jwk), "ES256")
+        return jwt.encode(dict(claims), jwk.key, algorithm="ES256", headers={"kid": jwk.key_id})
 
 
 def _signing_jwk() -> str:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jwt
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -279,11 +278,7 @@ def mint_token(supabase_stack: SupabaseStack) -> Callable[..., str]:
             **overrides,
         }
         kept = {name: value for name, value in claims.items() if value is not None}
-        keys = supabase_stack.attached.keys
-        if keys.es256:
-            jwk = jwt.PyJWK(json.loads(keys.signing_jwk), "ES256")
-            return jwt.encode(kept, jwk.key, algorithm="ES256", headers={"kid": jwk.key_id})
-        return jwt.encode(kept, supabase_stack.jwt_secret, algorithm="HS256")
+        return supabase_stack.attached.keys.sign(kept)
 
     return mint
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
-import jwt
 import psycopg
 import pytest
 
@@ -52,11 +51,7 @@ class OwnStack:
         realtime = dataapi.realtime(
             *of, keys, realtime_port, logs / "realtime.log", scratch.ledger, STACK_REALTIME_DENIAL_DELAY_S="0"
         )
-        told = {
-            "SUPABASE_URL": self.url,
-            "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
-            "SUPABASE_JWT_SECRET": keys.jwt_secret,
-        }
+        told = dataapi.client_environment(self.url, self.service_url, self.database_url, keys)
         service = dataapi.service(told, service_port, logs / "service.log", scratch.ledger)
         generous = {**(service.env or {}), "PERSON_REQUESTS_PER_MINUTE": "100000"}
         self.processes = {
@@ -88,7 +83,7 @@ class OwnStack:
             "role": "authenticated",
             "exp": int(time.time()) + 7200,
         }
-        return Person(person_id, email, name, jwt.encode(claims, self.scratch.keys.jwt_secret, algorithm="HS256"))
+        return Person(person_id, email, name, self.scratch.keys.sign(claims))
 
     def kill(self, name: str) -> None:
         """-9, at whatever it is doing."""
