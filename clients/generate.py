@@ -3,8 +3,8 @@
 - clients/typescript/src/schema.ts: the types of docs/openapi.json, by openapi-typescript.
 - clients/typescript/src/catalogue.ts: the column `retry` of the catalogue of problems.
 - docs/web.md and docs/realtime.md: their code blocks, which are the tested files of clients/typescript/recipes and
-  clients/python, the table of codes, and the events, which are those of clients/typescript/tests/events.json; a test holds
-  these to the database.
+  clients/python, the table of codes, and the events of clients/typescript/tests/events.json, which a test holds to the
+  database.
 """
 
 from __future__ import annotations
