@@ -2505,7 +2505,7 @@ begin
             -- A replica that has not come that far yet: nothing is known, and nothing is lost by asking again.
             return jsonb_build_object(
                 'messages', v_messages, 'conversations', v_conversations, 'receipts', v_receipts, 'lost', v_lost,
-                'cursor', p_cursor, 'hasMore', false
+                'cursor', p_cursor, 'hasMore', false, 'position', v_head
             );
         end if;
         v_left := p_limit;
@@ -2578,7 +2578,9 @@ begin
         'receipts', v_receipts,
         'lost', v_lost,
         'cursor', concat_ws('.', v_digest, v_base, v_through, v_resume_id, case when v_resume_id is not null then v_resume_at end),
-        'hasMore', v_has_more
+        'hasMore', v_has_more,
+        -- With nothing left, all that was committed for this person up to here is in the answers.
+        'position', case when not v_has_more then v_head end
     );
 end;
 $_$;
@@ -2952,7 +2954,7 @@ CREATE FUNCTION public.sync(p_cursor text DEFAULT NULL::text, p_limit integer DE
     SET search_path TO ''
     RETURN private.sync(p_cursor, p_limit);
 
-COMMENT ON FUNCTION public.sync(p_cursor text, p_limit integer) IS 'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, cursor, hasMore}. Without a cursor: the first page of the inbox and a cursor. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
+COMMENT ON FUNCTION public.sync(p_cursor text, p_limit integer) IS 'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, cursor, hasMore, position}. Without a cursor: the first page of the inbox and a cursor. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
 
 CREATE FUNCTION public.unread_counts() RETURNS jsonb
     LANGUAGE sql STABLE

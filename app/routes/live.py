@@ -36,6 +36,13 @@ class Changes(Struct, frozen=True, rename="camel"):
     lost: Annotated[list[Id], Meta(description="Conversations the caller is no longer in; forget them.")]
     cursor: Annotated[str, Meta(description="Send it next time. Keep it with what was merged.")]
     has_more: Annotated[bool, Meta(description="Ask again at once.")]
+    position: Annotated[
+        int | None,
+        Meta(
+            description="With nothing more to ask for: all up to here is in the answers. Events at or below it "
+            "say nothing new; the next one has it as `previousPosition`."
+        ),
+    ]
 
 
 @post(

@@ -68,6 +68,8 @@ async def listen(
                     changed(page)
                     if page["hasMore"]:
                         continue
+                    # Everything up to here is in: what comes late says nothing new, and the next event follows this.
+                    position = max(position, page["position"])
             if closed.is_set():
                 # For good, as when a token has expired: with a new one, a new channel.
                 await supabase.realtime.set_auth(token)

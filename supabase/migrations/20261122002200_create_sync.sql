@@ -89,7 +89,7 @@ begin
             -- A replica that has not come that far yet: nothing is known, and nothing is lost by asking again.
             return jsonb_build_object(
                 'messages', v_messages, 'conversations', v_conversations, 'receipts', v_receipts, 'lost', v_lost,
-                'cursor', p_cursor, 'hasMore', false
+                'cursor', p_cursor, 'hasMore', false, 'position', v_head
             );
         end if;
         v_left := p_limit;
@@ -162,7 +162,9 @@ begin
         'receipts', v_receipts,
         'lost', v_lost,
         'cursor', concat_ws('.', v_digest, v_base, v_through, v_resume_id, case when v_resume_id is not null then v_resume_at end),
-        'hasMore', v_has_more
+        'hasMore', v_has_more,
+        -- With nothing left, all that was committed for this person up to here is in the answers.
+        'position', case when not v_has_more then v_head end
     );
 end;
 $$;
@@ -179,7 +181,7 @@ security invoker
 set search_path = ''
 return private.sync(p_cursor, p_limit);
 comment on function public.sync(text, integer) is
-'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, cursor, hasMore}. '
+'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, cursor, hasMore, position}. '
 'Without a cursor: the first page of the inbox and a cursor. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
 revoke all on function public.sync(text, integer) from public, anon, authenticated, service_role;
 grant execute on function public.sync(text, integer) to authenticated;

@@ -32,7 +32,7 @@ class Client:
     def page(self, db: psycopg.Connection[Any], limit: int = 200) -> bool:
         """One page; whether there is more."""
         page = call(db, self.person.id, "sync", cursor=self.cursor, limit=limit)
-        assert set(page) == {"messages", "conversations", "receipts", "lost", "cursor", "hasMore"}
+        assert set(page) == {"messages", "conversations", "receipts", "lost", "cursor", "hasMore", "position"}
         for conversation in page["conversations"]:
             self.conversations[conversation["id"]] = conversation
             # Whoever left and came back between two pages begins anew: what is below firstSeq is not theirs any more.
@@ -111,15 +111,27 @@ class TestPages:
         page = call(db, bob.id, "sync")
         assert page["conversations"] == call(db, bob.id, "list_inbox")["conversations"]
         assert (page["messages"], page["receipts"], page["lost"], page["hasMore"]) == ([], [], [], False)
+        head = db.execute("select position from private.heads where user_id = %s", [bob.id]).fetchone()[0]
+        assert page["position"] == head
         again = call(db, bob.id, "sync", cursor=page["cursor"])
-        assert again == {
-            "messages": [],
-            "conversations": [],
-            "receipts": [],
-            "lost": [],
-            "cursor": page["cursor"],
-            "hasMore": False,
-        }
+        nothing: dict[str, Any] = {name: [] for name in ("messages", "conversations", "receipts", "lost")}
+        assert again == nothing | {"cursor": page["cursor"], "hasMore": False, "position": head}
+
+    def test_position_is_where_the_chain_of_events_goes_on(self, db, new_person):
+        ann, bob = new_person(), new_person()
+        first = call(db, bob.id, "sync")
+        assert first["position"] == 0
+        for number in range(3):
+            call(db, ann.id, "send_message", body=str(number), to_user_id=bob.id)
+        page = call(db, bob.id, "sync", cursor=first["cursor"], limit=2)
+        assert page["hasMore"] and page["position"] is None
+        page = call(db, bob.id, "sync", cursor=page["cursor"])
+        call(db, ann.id, "send_message", body="next", to_user_id=bob.id)
+        event = db.execute(
+            "select payload from realtime.messages where topic = %s order by (payload ->> 'position')::bigint desc limit 1",
+            [f"user:{bob.id}"],
+        ).fetchone()[0]
+        assert event["previousPosition"] == page["position"]
 
     def test_somebody_new(self, db, new_person):
         ann, bob = new_person(), new_person()

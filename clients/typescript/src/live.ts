@@ -175,6 +175,8 @@ export function connectMessaging(options: LiveOptions) {
       const lost = [...page.lost, ...lostMeanwhile];
       if (cursor === null || spoken.length > 0) isCountWanted = true;
       store.merge({ ...page, lost });
+      // Everything up to here is in: an event that comes late says nothing new, and the next one follows this.
+      if (page.position !== null) lastPosition = Math.max(lastPosition ?? 0, page.position);
       for (const message of page.messages) endTyping(message.conversationId, message.fromUserId);
       page.conversations.forEach(noteArrival);
       followTopics();

@@ -763,6 +763,8 @@ export interface components {
             cursor: string;
             /** @description Ask again at once. */
             hasMore: boolean;
+            /** @description With nothing more to ask for: all up to here is in the answers. Events at or below it say nothing new; the next one has it as `previousPosition`. */
+            position: number | null;
         };
         /**
          * SyncRequest

@@ -91,6 +91,18 @@ test("a lost event breaks the chain at the next one, and sync brings what was lo
   closesClean(one);
 });
 
+test("sync says where the chain goes on: what is late is nothing, what follows needs no sync", async () => {
+  const one = world({}, page({ conversations: [conversation(2)], messages: [message(2)], position: 20 }));
+  await one.join();
+  const before = one.count("sync");
+  one.event({ id: "late", type: "conversation.lost", position: 15, previousPosition: 10, unreadTotal: 0, conversationId: message(2).conversationId });
+  one.event(created(30, 20, message(3)));
+  await settle();
+  assert.equal(one.count("sync"), before);
+  assert.equal(one.live.store.conversations().length, 1);
+  closesClean(one);
+});
+
 test("gone and back between two calls: what is below firstSeq is forgotten", async () => {
   const one = await lively();
   one.pages.push(page({ conversations: [conversation(4, { firstSeq: 4, lastMessage: message(4) })], messages: [message(4)] }));

@@ -154,7 +154,7 @@ export const created = (position: number, previousPosition: number, one: Message
 });
 
 export const page = (more: Partial<Changes> = {}): Changes => ({
-  messages: [], conversations: [], receipts: [], lost: [], cursor: "c1", hasMore: false, ...more,
+  messages: [], conversations: [], receipts: [], lost: [], cursor: "c1", hasMore: false, position: null, ...more,
 });
 
 export const refusal = (status: number, code: string) => new MessagingError("No.", { code, status, retry: "never" });
