@@ -59,6 +59,9 @@ def check(response: httpx.Response) -> None:
         assert values or not told["required"], f"{name}: {header} is missing"
         for value in values:
             _validate(f"{name} {header}", told["schema"], value)
+    if "content" not in announced:
+        assert (response.content, response.headers.get("content-type")) == (b"", None), f"{name}: there is a body"
+        return
     media_type = response.headers["content-type"].partition(";")[0]
     assert list(announced["content"]) == [media_type], f"{name}: {media_type} is not announced"
     if media_type.endswith("json") and request.method != "HEAD":
