@@ -147,6 +147,8 @@ test("a dropped socket: what was missed is repaired by sync, in order, and typin
   await until(() => here.presentUsers().length === 2, "both present");
   const before = await other.client.sendMessage({ conversationId: row.id, body: "before" });
   await until(() => bodies(mine, row).includes("before"), "before");
+  // Its tick, which this device has asked for itself, is the last event before the silence.
+  await until(() => mine.events.at(-1)?.type === "receipt.updated", "its tick");
   const seen = mine.events.length;
 
   isDown = true;
