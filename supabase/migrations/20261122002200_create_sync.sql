@@ -181,7 +181,8 @@ security invoker
 set search_path = ''
 return private.sync(p_cursor, p_limit);
 comment on function public.sync(text, integer) is
-'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, cursor, hasMore, position}. '
+'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, '
+'cursor, hasMore, position}. '
 'Without a cursor: the first page of the inbox and a cursor. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
 revoke all on function public.sync(text, integer) from public, anon, authenticated, service_role;
 grant execute on function public.sync(text, integer) to authenticated;
