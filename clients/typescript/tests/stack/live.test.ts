@@ -161,7 +161,8 @@ test("a dropped socket: what was missed is repaired by sync, in order, and typin
   isDown = false;
   await until(() => mine.live.state === "live", "live again");
   assert.deepEqual(bodies(mine, row), ["first", "edited meanwhile", "missed 1", "missed 2", "missed 3", "missed 4", "missed 5"]);
-  assert.equal(mine.events.length, seen);
+  // No event brought a message; that this device has them now, and says so, may be heard already.
+  assert(mine.events.slice(seen).every((event) => event.type === "receipt.updated"));
   assert.equal(mine.live.store.unreadTotal, (await ann.client.unreadCounts()).messages);
 
   await other.client.sendMessage({ conversationId: row.id, body: "after" });
