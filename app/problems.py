@@ -42,6 +42,8 @@ CATALOGUE: dict[str, Kind] = {
         403, "This person cannot be written to.", "Unknown, blocked, suspended, gone or oneself: one answer.", "never"),
     "account_unavailable": Kind(
         403, "This account cannot be used.", "The caller's account is gone or suspended.", "never"),
+    "account_muted": Kind(
+        403, "This account may not write for now.", "A moderator muted it; `detail` says until when.", "never"),
     "not_found": Kind(
         404, "Not found.", "It does not exist, or the caller may not see it: one answer.", "never"),
     "method_not_allowed": Kind(
@@ -66,6 +68,8 @@ CATALOGUE: dict[str, Kind] = {
         422, "The group is full.", "It would have more members than the limit allows.", "never"),
     "edit_window_closed": Kind(
         422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
+    "message_rejected": Kind(
+        422, "The message was not accepted.", "A moderation rule refuses it; `detail` says why.", "never"),
     "rate_limited": Kind(
         429, "Too many requests.", "Wait `retryAfterS` seconds; repeating a send that arrived costs nothing.", "after"),
     "internal_error": Kind(

@@ -47,8 +47,18 @@ class Message(Struct, frozen=True, rename="camel"):
     to_user_id: Id | None
     gig_id: Id | None
     client_message_id: Id
-    body: Annotated[str | None, Meta(description="Null when the message is deleted or hidden.")]
-    state: Literal["visible", "deleted", "hidden"]
+    body: Annotated[str | None, Meta(description="Null when the message is deleted or hidden, or cannot be opened.")]
+    state: Annotated[
+        Literal["visible", "deleted", "hidden", "pending", "rejected"],
+        Meta(
+            description="Hidden by moderation, or because the caller blocks its author. Pending and rejected ones are "
+            "their authors' alone: they wait for a moderator, and have `seq` and `eventSeq` 0."
+        ),
+    ]
+    warning: Annotated[str | None, Meta(description="Label of a content warning to show with it.")]
+    masked: Annotated[bool, Meta(description="Contact details in it are covered.")]
+    sensitive: Annotated[bool, Meta(description="The text is encrypted in the database and never in events.")]
+    unreadable: Annotated[bool, Meta(description="A sensitive text that the service has no key for.")]
     status: Annotated[Literal["sent", "delivered", "read"], Meta(description="The author's view.")]
     sender: Profile
     edited_at: Time | None

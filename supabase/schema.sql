@@ -25,11 +25,11 @@ begin
         select 1
         from auth.users as u
         where u.id = p_user_id and u.deleted_at is null and (u.banned_until is null or u.banned_until < now())
-    );
+    ) and not private.is_sanctioned(p_user_id, 'suspend');
 end;
 $$;
 
-COMMENT ON FUNCTION private.account_is_active(p_user_id uuid) IS 'Definer, because only it may read Auth''s table. Whether the account exists and is neither deleted nor banned in Auth.';
+COMMENT ON FUNCTION private.account_is_active(p_user_id uuid) IS 'Definer, because only it may read Auth''s table. Whether the account exists, is neither deleted nor banned in Auth, nor suspended.';
 
 CREATE FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -310,7 +310,7 @@ COMMENT ON COLUMN public.conversation_members.visible_from_seq IS 'The person re
 
 COMMENT ON COLUMN public.conversation_members.joined_at IS 'Start of the current membership.';
 
-COMMENT ON COLUMN public.conversation_members.left_at IS 'End of the membership; null while it lasts.';
+COMMENT ON COLUMN public.conversation_members.left_at IS 'End of the membership; null while it lasts. Set from the start for whoever has not been reached yet, since the first message is held.';
 
 COMMENT ON COLUMN public.conversation_members.last_read_seq IS 'The person''s own read watermark.';
 
@@ -351,6 +351,7 @@ CREATE TABLE public.conversations (
     "position" bigint DEFAULT 0 NOT NULL,
     last_message_at timestamp with time zone,
     live_epoch integer DEFAULT 1 NOT NULL,
+    contact_allowed_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT conversations_kind_check CHECK ((((kind = 'direct'::text) AND (direct_low IS NOT NULL) AND (direct_high IS NOT NULL) AND (direct_low < direct_high) AND (title IS NULL)) OR ((kind = 'group'::text) AND (direct_low IS NULL) AND (direct_high IS NULL) AND (title IS NOT NULL)))),
     CONSTRAINT conversations_seq_check CHECK ((((first_seq >= 1) AND (first_seq <= (last_seq + 1))) AND (event_seq >= last_seq))),
@@ -391,12 +392,16 @@ COMMENT ON COLUMN public.conversations.last_message_at IS 'created_at of the new
 
 COMMENT ON COLUMN public.conversations.live_epoch IS 'Last part of the live topic''s name; rises when someone loses access.';
 
+COMMENT ON COLUMN public.conversations.contact_allowed_at IS 'Since when the host application lets these people exchange contact details; null: they are masked. See private.allow_contact.';
+
 COMMENT ON COLUMN public.conversations.created_at IS 'When it was made.';
 
 CREATE FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    v_other constant uuid := case c.direct_low when me.user_id then c.direct_high else c.direct_low end;
 begin
     return jsonb_build_object(
         'id', c.id,
@@ -408,10 +413,8 @@ begin
         'markedUnread', me.marked_unread,
         'myRole', me.role,
         'myLastReadSeq', me.last_read_seq,
-        'canSend', c.kind = 'group' or private.account_is_active(
-            case c.direct_low when me.user_id then c.direct_high else c.direct_low end
-        ),
-        'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
+        'canSend', c.kind = 'group' or (private.account_is_active(v_other) and not private.is_blocked_pair(me.user_id, v_other)),
+        'liveTopic', private.live_topic(c, me.user_id),
         'lastSeq', c.last_seq,
         'firstSeq', greatest(c.first_seq, me.visible_from_seq),
         'eventSeq', c.event_seq,
@@ -440,20 +443,20 @@ begin
     from public.conversation_members as t
     where t.conversation_id = p_conversation_id and t.user_id = p_user_id;
 
-    -- Both people of a direct conversation, or the first eight of a group.
+    -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
     select count(*), jsonb_agg(private.profile_json(m.user_id) order by m.ordinal) filter (where m.ordinal <= 8)
     into v_member_count, v_members
     from (
         select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
         from public.conversation_members as t
-        where t.conversation_id = p_conversation_id and t.left_at is null
+        where t.conversation_id = p_conversation_id and (t.left_at is null or c.kind = 'direct')
     ) as m;
 
     return private.conversation_facts(c, me) || jsonb_build_object(
         'members', v_members,
         'memberCount', v_member_count,
         'lastMessage', private.message_page(
-            p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
+            p_user_id, p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
         ) -> 0
     );
 end;
@@ -561,14 +564,16 @@ CREATE FUNCTION private.delete_message(p_message_id uuid) RETURNS jsonb
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_message constant public.messages := private.lock_own_message(v_me, p_message_id);
 begin
     if v_message.state = 'visible' then
         perform private.replace_body(v_message, null);
     end if;
     return jsonb_build_object(
-        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+        'message', private.message_page(
+            v_me, v_message.conversation_id, v_message.seq, v_message.seq + 1, 1
+        ) -> 0
     );
 end;
 $$;
@@ -607,7 +612,9 @@ begin
         perform private.replace_body(v_message, v_body);
     end if;
     return jsonb_build_object(
-        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+        'message', private.message_page(
+            v_me, v_message.conversation_id, v_message.seq, v_message.seq + 1, 1
+        ) -> 0
     );
 end;
 $$;
@@ -620,7 +627,7 @@ CREATE FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uui
     AS $$
 declare
     v_message constant jsonb := case
-        when p_seq is not null then private.message_page(p_conversation_id, p_seq, p_seq + 1, 1) -> 0
+        when p_seq is not null then private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0
     end;
     v_conversation public.conversations;
     v_member public.conversation_members;
@@ -753,7 +760,7 @@ begin
     if not found then
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
     end if;
-    v_messages := private.message_page(p_conversation_id, v_first_seq, 9223372036854775807, 30);
+    v_messages := private.message_page(v_me, p_conversation_id, v_first_seq, 9223372036854775807, 30);
     return jsonb_build_object(
         'conversation', private.conversation_json(v_me, p_conversation_id) || jsonb_build_object(
             'messages', v_messages,
@@ -788,6 +795,21 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid) IS 'The host application''s hook, asked before p_sender_id starts a direct conversation about p_gig_id with p_recipient_id. Definer, so that a replacement may read the host''s tables. Replace with create or replace; false answers recipient_unavailable.';
+
+CREATE FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_blocker_id and b.blocked_id = p_blocked_id
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) IS 'Whether the first person blocks the second.';
 
 CREATE FUNCTION private.has_long_mark_run(p_text text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -922,6 +944,36 @@ $$;
 
 COMMENT ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) IS 'Makes a profile from sign-up metadata; keeps an existing one.';
 
+CREATE FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return private.has_blocked(p_a, p_b) or private.has_blocked(p_b, p_a);
+end;
+$$;
+
+COMMENT ON FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) IS 'Whether one of the two blocks the other.';
+
+CREATE FUNCTION private.is_sanctioned(p_user_id uuid, p_kind text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return exists (
+        select 1
+        from private.sanctions as s
+        where
+            s.user_id = p_user_id
+            and s.kind = p_kind
+            and s.lifted_at is null
+            and (s.ends_at is null or s.ends_at > clock_timestamp())
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.is_sanctioned(p_user_id uuid, p_kind text) IS 'Whether a sanction of this kind is in force for the person now.';
+
 CREATE FUNCTION private.iso_time(p_at timestamp with time zone) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO ''
@@ -947,11 +999,15 @@ CREATE TABLE private.settings (
     edit_window_s integer DEFAULT 86400,
     edit_count_max integer DEFAULT 30 NOT NULL,
     edit_pace_window_s integer DEFAULT 60 NOT NULL,
+    report_count_max integer DEFAULT 20 NOT NULL,
+    report_window_s integer DEFAULT 3600 NOT NULL,
+    block_count_max integer DEFAULT 1000 NOT NULL,
+    pending_count_max integer DEFAULT 20 NOT NULL,
     sync_epoch uuid DEFAULT gen_random_uuid() NOT NULL,
-    CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max) <= 500)),
+    CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max, report_count_max) <= 500)),
     CONSTRAINT settings_group_size_max_check CHECK ((group_size_max <= 1000)),
     CONSTRAINT settings_is_only_row_check CHECK (is_only_row),
-    CONSTRAINT settings_positive_check CHECK ((LEAST(send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s, first_contact_count_max, first_contact_window_s, group_size_max, (edit_window_s + 1), edit_count_max, edit_pace_window_s) > 0))
+    CONSTRAINT settings_positive_check CHECK ((LEAST(send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s, first_contact_count_max, first_contact_window_s, group_size_max, (edit_window_s + 1), edit_count_max, edit_pace_window_s, report_count_max, report_window_s, block_count_max, pending_count_max) > 0))
 );
 
 COMMENT ON TABLE private.settings IS 'One row of limits that an administrator changes with update; in force at the next call.';
@@ -977,6 +1033,14 @@ COMMENT ON COLUMN private.settings.edit_window_s IS 'Seconds after sending in wh
 COMMENT ON COLUMN private.settings.edit_count_max IS 'Edits per person in any edit_pace_window_s seconds.';
 
 COMMENT ON COLUMN private.settings.edit_pace_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.report_count_max IS 'Reports per person in any report_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.report_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.block_count_max IS 'People whom one person may block.';
+
+COMMENT ON COLUMN private.settings.pending_count_max IS 'Messages of one person that may wait for a moderator; what comes next is refused.';
 
 COMMENT ON COLUMN private.settings.sync_epoch IS 'Part of every sync cursor: a new value, set after a restore from a backup, makes all clients start over.';
 
@@ -1368,7 +1432,7 @@ begin
         v_from := greatest(v_to - p_limit, v_first);
     end if;
     return jsonb_build_object(
-        'messages', private.message_page(p_conversation_id, v_from, v_to, p_limit),
+        'messages', private.message_page(v_me, p_conversation_id, v_from, v_to, p_limit),
         'hasMoreBefore', v_from > v_first,
         'hasMoreAfter', v_to < v_end
     );
@@ -1376,6 +1440,29 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) IS 'Definer, because statuses need the receipts of others; reads for auth.uid() only. See public.list_messages.';
+
+CREATE FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_epoch integer := p_conversation.live_epoch;
+begin
+    -- Who blocks moves on to a topic that the other has never been allowed on, and back when the block ends. The other keeps the
+    -- name there was, and learns nothing from it. Two who block each other are on two different ones.
+    if
+        p_conversation.kind = 'direct' and private.has_blocked(
+            p_user_id,
+            case p_conversation.direct_low when p_user_id then p_conversation.direct_high else p_conversation.direct_low end
+        )
+    then
+        v_epoch := v_epoch + case p_conversation.direct_low when p_user_id then 1 else 2 end;
+    end if;
+    return format('conversation:%s:live:%s', p_conversation.id, v_epoch);
+end;
+$$;
+
+COMMENT ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) IS 'The Realtime topic for typing and presence that a member is told, and the only one of this conversation they may use.';
 
 CREATE FUNCTION private.lock_heads(p_user_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -1409,13 +1496,16 @@ CREATE TABLE public.messages (
     client_message_id uuid NOT NULL,
     body text,
     state text DEFAULT 'visible'::text NOT NULL,
+    warning text,
+    is_masked boolean DEFAULT false NOT NULL,
+    is_sensitive boolean DEFAULT false NOT NULL,
     edited_at timestamp with time zone,
     deleted_at timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
     changed_position bigint NOT NULL,
     CONSTRAINT messages_body_check CHECK (((char_length(body) >= 1) AND (char_length(body) <= 4000))),
     CONSTRAINT messages_seq_check CHECK (((seq >= 1) AND (event_seq >= seq))),
-    CONSTRAINT messages_state_check CHECK ((((state = 'visible'::text) AND (body IS NOT NULL)) OR ((state = ANY (ARRAY['deleted'::text, 'hidden'::text])) AND (body IS NULL))))
+    CONSTRAINT messages_state_check CHECK ((((state = 'visible'::text) AND ((body IS NULL) = is_sensitive)) OR ((state = ANY (ARRAY['deleted'::text, 'hidden'::text])) AND (body IS NULL))))
 );
 ALTER TABLE ONLY public.messages ALTER COLUMN from_user_id SET STATISTICS 0;
 ALTER TABLE ONLY public.messages ALTER COLUMN to_user_id SET STATISTICS 0;
@@ -1441,9 +1531,15 @@ COMMENT ON COLUMN public.messages.gig_id IS 'The conversation''s gig, copied for
 
 COMMENT ON COLUMN public.messages.client_message_id IS 'The author''s idempotency key.';
 
-COMMENT ON COLUMN public.messages.body IS 'Normalised text of 1 to 4,000 code points; null when deleted or hidden.';
+COMMENT ON COLUMN public.messages.body IS 'Normalised text of 1 to 4,000 code points; null when deleted, hidden or sensitive.';
 
 COMMENT ON COLUMN public.messages.state IS 'visible, deleted (by its author) or hidden (by moderation).';
+
+COMMENT ON COLUMN public.messages.warning IS 'Label of a content warning that a moderation rule gave; null: none.';
+
+COMMENT ON COLUMN public.messages.is_masked IS 'Contact details are covered until the host application allows them in this conversation.';
+
+COMMENT ON COLUMN public.messages.is_sensitive IS 'The text is encrypted by the service and never in the database.';
 
 COMMENT ON COLUMN public.messages.edited_at IS 'Time of the last edit.';
 
@@ -1544,7 +1640,7 @@ CREATE FUNCTION private.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
 begin
     if p_up_to_seq < 0 then
         raise sqlstate 'PT400' using
@@ -1562,7 +1658,7 @@ CREATE FUNCTION private.mark_delivered(p_receipts jsonb) RETURNS jsonb
     SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_conversation_ids uuid[];
     v_seqs bigint[];
     v_member_ids uuid[];
@@ -1656,7 +1752,7 @@ CREATE FUNCTION private.mark_read(p_message_id uuid) RETURNS jsonb
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_conversation_id uuid;
     v_seq bigint;
 begin
@@ -1776,6 +1872,10 @@ begin
         'clientMessageId', p_message.client_message_id,
         'body', p_message.body,
         'state', p_message.state,
+        'warning', p_message.warning,
+        'masked', p_message.is_masked,
+        'sensitive', p_message.is_sensitive,
+        'unreadable', false,
         'status', case
             when p_message.seq <= p_read_seq then 'read'
             when p_message.seq <= p_delivered_seq then 'delivered'
@@ -1791,13 +1891,31 @@ $$;
 
 COMMENT ON FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) IS 'Shape Message. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author.';
 
-CREATE FUNCTION private.message_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) RETURNS jsonb
+CREATE FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    -- In a group one does not read whom one has blocked; a direct conversation stays readable as it was.
+    v_hides constant boolean := exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_viewer_id
+    ) and exists (
+        select 1
+        from public.conversations as c
+        where c.id = p_conversation_id and c.kind = 'group'
+    );
 begin
     return coalesce((
-        select jsonb_agg(private.message_json(m, w.read_seq, w.delivered_seq) order by m.seq)
+        select jsonb_agg(
+            private.message_json(m, w.read_seq, w.delivered_seq)
+            || case
+                when v_hides and private.has_blocked(p_viewer_id, m.from_user_id) then '{"body": null, "state": "hidden"}'::jsonb
+                else '{}'
+            end
+            order by m.seq
+        )
         from (
             select m.*
             from public.messages as m
@@ -1814,7 +1932,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.message_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message. The caller has checked access.';
+COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden when they block the author of a group''s message. Null: as nobody in particular. The caller has checked access.';
 
 CREATE FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) RETURNS bigint
     LANGUAGE plpgsql
@@ -1961,6 +2079,36 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) IS 'Finds or makes the direct conversation, under the pair''s lock. Raises PT403 recipient_unavailable when the host''s gig_allows says no, PT429 rate_limited when p_me starts too many conversations or p_other hears from too many strangers.';
+
+CREATE FUNCTION private.open_item(p_kind text, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_details jsonb) RETURNS uuid
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_item_id uuid;
+begin
+    -- Whoever comes second joins what is open; a decision in between makes it a new one.
+    loop
+        insert into private.moderation_items (kind, user_id, conversation_id, message_id, details)
+        values (p_kind, p_user_id, p_conversation_id, p_message_id, p_details)
+        on conflict do nothing
+        returning id into v_item_id;
+        exit when found;
+        select i.id into v_item_id
+        from private.moderation_items as i
+        where
+            i.status = 'open'
+            and i.kind = p_kind
+            and i.user_id = p_user_id
+            and i.message_id is not distinct from p_message_id
+        for no key update;
+        exit when found;
+    end loop;
+    return v_item_id;
+end;
+$$;
+
+COMMENT ON FUNCTION private.open_item(p_kind text, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_details jsonb) IS 'Puts something into the moderators'' queue, or finds the open item about it, which is then locked.';
 
 CREATE FUNCTION private.own_profile_json(p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -2172,13 +2320,55 @@ $$;
 
 COMMENT ON FUNCTION private.receipts_json(p_conversation_id uuid) IS 'The shared watermarks of all current members as an array of Receipt.';
 
+CREATE FUNCTION private.record_action(p_moderator_id uuid, p_action text, p_item_id uuid, p_user_id uuid, p_message_id uuid, p_sanction_id uuid, p_note text, p_details jsonb, p_undoes uuid) RETURNS uuid
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_action_id uuid;
+begin
+    insert into private.moderation_actions (
+        moderator_id, action, item_id, user_id, message_id, sanction_id, note, details, undoes
+    )
+    values (p_moderator_id, p_action, p_item_id, p_user_id, p_message_id, p_sanction_id, p_note, p_details, p_undoes)
+    returning id into v_action_id;
+    return v_action_id;
+end;
+$$;
+
+COMMENT ON FUNCTION private.record_action(p_moderator_id uuid, p_action text, p_item_id uuid, p_user_id uuid, p_message_id uuid, p_sanction_id uuid, p_note text, p_details jsonb, p_undoes uuid) IS 'Writes one line of the audit log, in the transaction of what it tells about.';
+
+CREATE FUNCTION private.refuse(p_status integer, p_code text, p_detail text, p_hint text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    -- PostgREST answers with this status and commits: what an exception would take back, the trace of the refusal, stays.
+    perform set_config('response.status', p_status::text, true);
+    return jsonb_build_object('code', 'PT' || p_status, 'message', p_code, 'details', p_detail, 'hint', p_hint);
+end;
+$$;
+
+COMMENT ON FUNCTION private.refuse(p_status integer, p_code text, p_detail text, p_hint text) IS 'The answer of a refusal whose transaction must commit, in the members PostgREST gives a raised one: {code, message, details, hint}. The caller returns it.';
+
+CREATE FUNCTION private.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    raise exception 'private.% only grows: rows are not changed or removed', tg_table_name using errcode = '55000';
+end;
+$$;
+
+COMMENT ON FUNCTION private.refuse_change() IS 'Trigger of tables that only grow; holds for their owner too.';
+
 CREATE FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_my_role constant text := private.manage_group(v_me, p_conversation_id);
     v_role text;
 begin
@@ -2253,6 +2443,23 @@ $$;
 
 COMMENT ON FUNCTION private.replace_body(p_message public.messages, p_body text) IS 'Writes another text to a visible message of a locked conversation, or null to delete it, and keeps the one before.';
 
+CREATE FUNCTION private.require_account() RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+begin
+    -- A token outlives the account it was made for by up to its own lifetime.
+    if not private.account_is_active(v_me) then
+        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not do this.';
+    end if;
+    return v_me;
+end;
+$$;
+
+COMMENT ON FUNCTION private.require_account() IS 'The caller''s id, for what changes anything. Raises PT401 unauthenticated, PT403 account_unavailable when the account is gone, banned or suspended.';
+
 CREATE FUNCTION private.require_caller() RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -2267,12 +2474,30 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.require_caller() IS 'The caller''s id from the verified token; raises PT401 unauthenticated without one.';
+COMMENT ON FUNCTION private.require_caller() IS 'The caller''s id from the verified token; raises PT401 unauthenticated without one. For what only reads.';
+
+CREATE FUNCTION private.require_moderator() RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := private.require_account();
+begin
+    if not exists (select 1 from private.moderators as m where m.user_id = v_me) then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Only moderators may do this.';
+    end if;
+    return v_me;
+end;
+$$;
+
+COMMENT ON FUNCTION private.require_moderator() IS 'The caller''s id, if they are a moderator. Raises PT401 unauthenticated, PT403 account_unavailable or forbidden.';
 
 CREATE FUNCTION private.require_writer(p_me uuid, p_settings private.settings) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    v_muted_until timestamptz;
 begin
     if
         not private.account_is_active(p_me)
@@ -2280,10 +2505,23 @@ begin
     then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
     end if;
+    select coalesce(s.ends_at, 'infinity') into v_muted_until
+    from private.sanctions as s
+    where s.user_id = p_me and s.lifted_at is null and (s.ends_at is null or s.ends_at > clock_timestamp())
+    order by s.ends_at desc nulls first
+    limit 1;
+    if found then
+        raise sqlstate 'PT403' using
+            message = 'account_muted',
+            detail = case v_muted_until
+                when 'infinity' then 'This account may not write for now.'
+                else format('This account may not write until %s.', private.iso_time(v_muted_until))
+            end;
+    end if;
 end;
 $$;
 
-COMMENT ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) IS 'Raises PT403 account_unavailable unless the account exists, is not banned, and is not anonymous (or the settings allow that).';
+COMMENT ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) IS 'For what puts words before others. Raises PT403 account_unavailable unless the account exists, is neither banned nor suspended, and is not anonymous (or the settings allow that); PT403 account_muted while a moderator has muted it.';
 
 CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2418,7 +2656,7 @@ begin
     end if;
 
     return jsonb_build_object(
-        'message', private.message_page(v_conversation_id, v_seq, v_seq + 1, 1) -> 0,
+        'message', private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0,
         'conversation', private.conversation_json(v_me, v_conversation_id),
         'created', v_is_created,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
@@ -2434,7 +2672,7 @@ CREATE FUNCTION private.set_typing(p_conversation_id uuid) RETURNS jsonb
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_live_topic text;
 begin
     select format('conversation:%s:live:%s', c.id, c.live_epoch) into v_live_topic
@@ -2530,7 +2768,7 @@ begin
                 from (
                     select
                         m.changed_position,
-                        private.message_page(m.conversation_id, m.seq, m.seq + 1, 1) -> 0 as json
+                        private.message_page(v_me, m.conversation_id, m.seq, m.seq + 1, 1) -> 0 as json
                     from public.messages as m
                     where
                         m.conversation_id = v_row.conversation_id
@@ -2672,7 +2910,7 @@ CREATE FUNCTION private.update_conversation(p_conversation_id uuid, p_changes js
     SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_conversation public.conversations;
     v_me_before public.conversation_members;
     v_me_after public.conversation_members;
@@ -2785,7 +3023,7 @@ CREATE FUNCTION private.update_profile(p_changes jsonb) RETURNS jsonb
     SET plan_cache_mode TO 'force_generic_plan'
     AS $_$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_name constant text := private.normalize_line(p_changes ->> 'displayName');
 begin
     perform private.check_members(p_changes, '{
@@ -2940,7 +3178,7 @@ CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversati
     SET search_path TO ''
     RETURN private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id);
 
-COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, conversation, created, pace}; a replay has created = false and the message as it is now. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
+COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, conversation, created, pace}; a replay has created = false and the message as it is now. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
 
 CREATE FUNCTION public.set_typing(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
@@ -2976,6 +3214,21 @@ CREATE FUNCTION public.update_profile(p_changes jsonb DEFAULT '{}'::jsonb) RETUR
     RETURN private.update_profile(p_changes);
 
 COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable.';
+
+CREATE TABLE private.blocks (
+    blocker_id uuid NOT NULL,
+    blocked_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT blocks_blocked_id_check CHECK ((blocked_id <> blocker_id))
+);
+
+COMMENT ON TABLE private.blocks IS 'Ends contact both ways: neither can write to the other directly, type to them or see whether they are there. Never announced.';
+
+COMMENT ON COLUMN private.blocks.blocker_id IS 'auth.users.id of who does not want to hear from the other.';
+
+COMMENT ON COLUMN private.blocks.blocked_id IS 'auth.users.id of the other.';
+
+COMMENT ON COLUMN private.blocks.created_at IS 'When.';
 
 CREATE TABLE private.group_keys (
     created_by uuid NOT NULL,
@@ -3038,11 +3291,117 @@ COMMENT ON COLUMN private.message_versions.body IS 'The text of this version.';
 
 COMMENT ON COLUMN private.message_versions.replaced_at IS 'When the next version, or the deletion, took its place.';
 
+CREATE TABLE private.moderation_actions (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    moderator_id uuid,
+    action text NOT NULL,
+    item_id uuid,
+    user_id uuid,
+    message_id uuid,
+    sanction_id uuid,
+    note text,
+    details jsonb DEFAULT '{}'::jsonb NOT NULL,
+    undoes uuid,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT moderation_actions_note_check CHECK (((char_length(note) >= 1) AND (char_length(note) <= 1000)))
+);
+
+COMMENT ON TABLE private.moderation_actions IS 'The audit log: who decided what, when and why. Rows are never changed or removed.';
+
+COMMENT ON COLUMN private.moderation_actions.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN private.moderation_actions.moderator_id IS 'Who acted; null: the system.';
+
+COMMENT ON COLUMN private.moderation_actions.action IS 'A stable word: what was done.';
+
+COMMENT ON COLUMN private.moderation_actions.item_id IS 'private.moderation_items.id, if it decided one.';
+
+COMMENT ON COLUMN private.moderation_actions.user_id IS 'Whom it concerns.';
+
+COMMENT ON COLUMN private.moderation_actions.message_id IS 'Which message it concerns.';
+
+COMMENT ON COLUMN private.moderation_actions.sanction_id IS 'private.sanctions.id, if it imposed or lifted one.';
+
+COMMENT ON COLUMN private.moderation_actions.note IS 'The moderator''s reason.';
+
+COMMENT ON COLUMN private.moderation_actions.details IS 'What else is needed to understand or undo it.';
+
+COMMENT ON COLUMN private.moderation_actions.undoes IS 'The action this one took back; each can be taken back once.';
+
+COMMENT ON COLUMN private.moderation_actions.created_at IS 'When.';
+
+CREATE TABLE private.moderation_items (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    kind text NOT NULL,
+    status text DEFAULT 'open'::text NOT NULL,
+    user_id uuid NOT NULL,
+    conversation_id uuid,
+    message_id uuid,
+    details jsonb DEFAULT '{}'::jsonb NOT NULL,
+    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    decided_at timestamp with time zone,
+    decision text,
+    CONSTRAINT moderation_items_kind_check CHECK ((kind = ANY (ARRAY['message_report'::text, 'user_report'::text, 'held'::text, 'classified'::text]))),
+    CONSTRAINT moderation_items_status_check CHECK ((((status = 'open'::text) AND (decided_at IS NULL) AND (decision IS NULL)) OR ((status = 'decided'::text) AND (decided_at IS NOT NULL) AND (decision IS NOT NULL))))
+);
+
+COMMENT ON TABLE private.moderation_items IS 'The queue: one open item per kind and thing, however many people report it.';
+
+COMMENT ON COLUMN private.moderation_items.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN private.moderation_items.kind IS 'message_report, user_report, held (a message waits) or classified (by the outside classifier).';
+
+COMMENT ON COLUMN private.moderation_items.status IS 'open or decided.';
+
+COMMENT ON COLUMN private.moderation_items.user_id IS 'Whose conduct it is about.';
+
+COMMENT ON COLUMN private.moderation_items.conversation_id IS 'Where, if it is about a message.';
+
+COMMENT ON COLUMN private.moderation_items.message_id IS 'public.messages.id, or the id a held message will have.';
+
+COMMENT ON COLUMN private.moderation_items.details IS 'What led to it.';
+
+COMMENT ON COLUMN private.moderation_items.opened_at IS 'When it came up first.';
+
+COMMENT ON COLUMN private.moderation_items.decided_at IS 'When it was decided.';
+
+COMMENT ON COLUMN private.moderation_items.decision IS 'What was decided.';
+
+CREATE TABLE private.moderators (
+    user_id uuid NOT NULL,
+    role text DEFAULT 'moderator'::text NOT NULL,
+    granted_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT moderators_role_check CHECK ((role = ANY (ARRAY['moderator'::text, 'admin'::text])))
+);
+
+COMMENT ON TABLE private.moderators IS 'Who may see and decide. Administrators insert and delete; a token''s claims count for nothing here.';
+
+COMMENT ON COLUMN private.moderators.user_id IS 'auth.users.id.';
+
+COMMENT ON COLUMN private.moderators.role IS 'moderator, or admin, who may also undo what others decided.';
+
+COMMENT ON COLUMN private.moderators.granted_at IS 'Since when.';
+
+CREATE TABLE private.originals (
+    message_id uuid NOT NULL,
+    body text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE private.originals IS 'What a masked message really says, or a hidden one said; gone when it is shown again.';
+
+COMMENT ON COLUMN private.originals.message_id IS 'public.messages.id.';
+
+COMMENT ON COLUMN private.originals.body IS 'The text.';
+
+COMMENT ON COLUMN private.originals.created_at IS 'When it was put away.';
+
 CREATE TABLE private.paces (
     user_id uuid NOT NULL,
     kind text NOT NULL,
     happened_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
-    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text])))
+    recent bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text, 'report'::text])))
 )
 WITH (fillfactor='50');
 
@@ -3050,9 +3409,80 @@ COMMENT ON TABLE private.paces IS 'Times of a person''s counted events inside th
 
 COMMENT ON COLUMN private.paces.user_id IS 'auth.users.id: the sender, or the recipient of first contacts.';
 
-COMMENT ON COLUMN private.paces.kind IS 'send, edit, new_conversation (started by the person) or first_contact (received from a stranger).';
+COMMENT ON COLUMN private.paces.kind IS 'send, edit, report, new_conversation (started by the person) or first_contact (received from a stranger).';
 
 COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the window is dropped at the next write.';
+
+COMMENT ON COLUMN private.paces.recent IS 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';
+
+CREATE TABLE private.pending_messages (
+    message_id uuid DEFAULT private.uuid_v7() NOT NULL,
+    conversation_id uuid NOT NULL,
+    from_user_id uuid NOT NULL,
+    client_message_id uuid NOT NULL,
+    body text,
+    masked_body text,
+    warning text,
+    is_sensitive boolean DEFAULT false NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    decided_at timestamp with time zone,
+    CONSTRAINT pending_messages_body_check CHECK (((body IS NULL) = is_sensitive)),
+    CONSTRAINT pending_messages_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'rejected'::text])))
+);
+
+COMMENT ON TABLE private.pending_messages IS 'Messages that wait for a moderator, without a seq: only their authors know of them. A release makes a message of one and removes it here.';
+
+COMMENT ON COLUMN private.pending_messages.message_id IS 'The id the message has from the start and keeps when it is released.';
+
+COMMENT ON COLUMN private.pending_messages.conversation_id IS 'The conversation; one that it would have started is not yet there for the other person.';
+
+COMMENT ON COLUMN private.pending_messages.from_user_id IS 'The author.';
+
+COMMENT ON COLUMN private.pending_messages.client_message_id IS 'The author''s idempotency key.';
+
+COMMENT ON COLUMN private.pending_messages.body IS 'The text; null when sensitive.';
+
+COMMENT ON COLUMN private.pending_messages.masked_body IS 'What others will read while contact details are not allowed; null: all of it.';
+
+COMMENT ON COLUMN private.pending_messages.warning IS 'Label of the content warning it will carry.';
+
+COMMENT ON COLUMN private.pending_messages.is_sensitive IS 'The text is in its envelope.';
+
+COMMENT ON COLUMN private.pending_messages.state IS 'pending or rejected.';
+
+COMMENT ON COLUMN private.pending_messages.created_at IS 'When it was sent.';
+
+COMMENT ON COLUMN private.pending_messages.decided_at IS 'When it was rejected.';
+
+CREATE TABLE private.sanctions (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    user_id uuid NOT NULL,
+    kind text NOT NULL,
+    reason text NOT NULL,
+    starts_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ends_at timestamp with time zone,
+    lifted_at timestamp with time zone,
+    CONSTRAINT sanctions_ends_at_check CHECK ((ends_at > starts_at)),
+    CONSTRAINT sanctions_kind_check CHECK ((kind = ANY (ARRAY['mute'::text, 'suspend'::text]))),
+    CONSTRAINT sanctions_reason_check CHECK (((char_length(reason) >= 1) AND (char_length(reason) <= 1000)))
+);
+
+COMMENT ON TABLE private.sanctions IS 'A muted person cannot write. A suspended one cannot change anything and is not reachable either, like an account that is gone.';
+
+COMMENT ON COLUMN private.sanctions.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN private.sanctions.user_id IS 'auth.users.id.';
+
+COMMENT ON COLUMN private.sanctions.kind IS 'mute or suspend.';
+
+COMMENT ON COLUMN private.sanctions.reason IS 'For moderators; the person is not told.';
+
+COMMENT ON COLUMN private.sanctions.starts_at IS 'When it was imposed; in force at once.';
+
+COMMENT ON COLUMN private.sanctions.ends_at IS 'When it ends by itself; null: when it is lifted.';
+
+COMMENT ON COLUMN private.sanctions.lifted_at IS 'When it was lifted early.';
 
 CREATE TABLE private.send_keys (
     from_user_id uuid NOT NULL,
@@ -3070,6 +3500,39 @@ COMMENT ON COLUMN private.send_keys.client_message_id IS 'The key, chosen by the
 COMMENT ON COLUMN private.send_keys.request_digest IS 'SHA-256 of the request as sent: resolved conversation and normalised text.';
 
 COMMENT ON COLUMN private.send_keys.message_id IS 'The message it made.';
+
+CREATE TABLE private.verdicts (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    user_id uuid NOT NULL,
+    conversation_id uuid,
+    message_id uuid,
+    client_message_id uuid,
+    action text NOT NULL,
+    rules jsonb NOT NULL,
+    body text,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT verdicts_action_check CHECK ((action = ANY (ARRAY['warn'::text, 'mask'::text, 'hold'::text, 'reject'::text])))
+);
+
+COMMENT ON TABLE private.verdicts IS 'What moderation rules said about a text that was not simply allowed, also when it was refused.';
+
+COMMENT ON COLUMN private.verdicts.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN private.verdicts.user_id IS 'Who wrote it.';
+
+COMMENT ON COLUMN private.verdicts.conversation_id IS 'Where; null when the conversation was not made.';
+
+COMMENT ON COLUMN private.verdicts.message_id IS 'The message; null when it was refused.';
+
+COMMENT ON COLUMN private.verdicts.client_message_id IS 'The idempotency key of the send; null for an edit.';
+
+COMMENT ON COLUMN private.verdicts.action IS 'warn, mask, hold or reject.';
+
+COMMENT ON COLUMN private.verdicts.rules IS 'The rules that matched: [{id, name, version, kind, action}].';
+
+COMMENT ON COLUMN private.verdicts.body IS 'The text as it was written; null for a sensitive message.';
+
+COMMENT ON COLUMN private.verdicts.created_at IS 'When.';
 
 CREATE TABLE public.profiles (
     user_id uuid NOT NULL,
@@ -3106,6 +3569,9 @@ COMMENT ON COLUMN public.profiles.created_at IS 'When the row was made.';
 
 COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last.';
 
+ALTER TABLE ONLY private.blocks
+    ADD CONSTRAINT blocks_pkey PRIMARY KEY (blocker_id, blocked_id);
+
 ALTER TABLE ONLY private.group_keys
     ADD CONSTRAINT group_keys_pkey PRIMARY KEY (created_by, client_group_id);
 
@@ -3118,14 +3584,35 @@ ALTER TABLE ONLY private.last_seen
 ALTER TABLE ONLY private.message_versions
     ADD CONSTRAINT message_versions_pkey PRIMARY KEY (message_id, version);
 
+ALTER TABLE ONLY private.moderation_actions
+    ADD CONSTRAINT moderation_actions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY private.moderation_items
+    ADD CONSTRAINT moderation_items_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY private.moderators
+    ADD CONSTRAINT moderators_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY private.originals
+    ADD CONSTRAINT originals_pkey PRIMARY KEY (message_id);
+
 ALTER TABLE ONLY private.paces
     ADD CONSTRAINT paces_pkey PRIMARY KEY (user_id, kind);
+
+ALTER TABLE ONLY private.pending_messages
+    ADD CONSTRAINT pending_messages_pkey PRIMARY KEY (message_id);
+
+ALTER TABLE ONLY private.sanctions
+    ADD CONSTRAINT sanctions_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY private.send_keys
     ADD CONSTRAINT send_keys_pkey PRIMARY KEY (from_user_id, client_message_id);
 
 ALTER TABLE ONLY private.settings
     ADD CONSTRAINT settings_pkey PRIMARY KEY (is_only_row);
+
+ALTER TABLE ONLY private.verdicts
+    ADD CONSTRAINT verdicts_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.conversation_members
     ADD CONSTRAINT conversation_members_pkey PRIMARY KEY (conversation_id, user_id);
@@ -3138,6 +3625,28 @@ ALTER TABLE ONLY public.messages
 
 ALTER TABLE ONLY public.profiles
     ADD CONSTRAINT profiles_pkey PRIMARY KEY (user_id);
+
+CREATE INDEX moderation_actions_item_id_idx ON private.moderation_actions USING btree (item_id, id);
+
+CREATE UNIQUE INDEX moderation_actions_undoes_key ON private.moderation_actions USING btree (undoes) WHERE (undoes IS NOT NULL);
+
+CREATE INDEX moderation_actions_user_id_idx ON private.moderation_actions USING btree (user_id, id);
+
+CREATE UNIQUE INDEX moderation_items_open_message_key ON private.moderation_items USING btree (message_id, kind) WHERE ((status = 'open'::text) AND (message_id IS NOT NULL));
+
+CREATE UNIQUE INDEX moderation_items_open_user_key ON private.moderation_items USING btree (user_id, kind) WHERE ((status = 'open'::text) AND (message_id IS NULL));
+
+CREATE INDEX moderation_items_queue_idx ON private.moderation_items USING btree (status, id);
+
+CREATE INDEX moderation_items_user_id_idx ON private.moderation_items USING btree (user_id, id);
+
+CREATE INDEX pending_messages_from_user_id_idx ON private.pending_messages USING btree (from_user_id, conversation_id, message_id);
+
+CREATE INDEX sanctions_user_id_idx ON private.sanctions USING btree (user_id) WHERE (lifted_at IS NULL);
+
+CREATE INDEX verdicts_message_id_idx ON private.verdicts USING btree (message_id) WHERE (message_id IS NOT NULL);
+
+CREATE INDEX verdicts_user_id_idx ON private.verdicts USING btree (user_id, id);
 
 CREATE INDEX conversation_members_changed_position_idx ON public.conversation_members USING btree (user_id, changed_position, conversation_id);
 
@@ -3156,6 +3665,10 @@ CREATE INDEX messages_conversation_id_changed_position_idx ON public.messages US
 CREATE UNIQUE INDEX messages_conversation_id_seq_key ON public.messages USING btree (conversation_id, seq);
 
 CREATE INDEX messages_gig_id_created_at_idx ON public.messages USING btree (gig_id, created_at DESC) WHERE (gig_id IS NOT NULL);
+
+CREATE TRIGGER moderation_actions_refuse_change BEFORE DELETE OR UPDATE ON private.moderation_actions FOR EACH ROW EXECUTE FUNCTION private.refuse_change();
+
+CREATE TRIGGER moderation_actions_refuse_truncate BEFORE TRUNCATE ON private.moderation_actions FOR EACH STATEMENT EXECUTE FUNCTION private.refuse_change();
 
 ALTER TABLE ONLY public.conversation_members
     ADD CONSTRAINT conversation_members_conversation_id_fkey FOREIGN KEY (conversation_id) REFERENCES public.conversations(id) ON DELETE RESTRICT;
@@ -3247,6 +3760,8 @@ GRANT ALL ON FUNCTION private.get_profile() TO authenticated;
 
 REVOKE ALL ON FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.has_long_mark_run(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) FROM PUBLIC;
@@ -3256,6 +3771,10 @@ REVOKE ALL ON FUNCTION private.inbox_matches(p_user_id uuid, p_conversation_id u
 REVOKE ALL ON FUNCTION private.inbox_place_of(p_cursor text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.is_sanctioned(p_user_id uuid, p_kind text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.iso_time(p_at timestamp with time zone) FROM PUBLIC;
 
@@ -3278,6 +3797,8 @@ GRANT ALL ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integ
 
 REVOKE ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[]) FROM PUBLIC;
 
@@ -3309,7 +3830,7 @@ GRANT ALL ON FUNCTION private.message_history(p_message_id uuid) TO authenticate
 
 REVOKE ALL ON FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.message_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) FROM PUBLIC;
 
@@ -3327,6 +3848,8 @@ REVOKE ALL ON FUNCTION private.note_seen(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.open_item(p_kind text, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_details jsonb) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.own_profile_json(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.pace_active(p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
@@ -3343,12 +3866,22 @@ REVOKE ALL ON FUNCTION private.receipt_json(p_member public.conversation_members
 
 REVOKE ALL ON FUNCTION private.receipts_json(p_conversation_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.record_action(p_moderator_id uuid, p_action text, p_item_id uuid, p_user_id uuid, p_message_id uuid, p_sanction_id uuid, p_note text, p_details jsonb, p_undoes uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.refuse(p_status integer, p_code text, p_detail text, p_hint text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.refuse_change() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.require_account() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.require_caller() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.require_moderator() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) FROM PUBLIC;
 

@@ -66,6 +66,8 @@ class _Sent(Struct, frozen=True):
         "recipient_unavailable",
         "recipient_mismatch",
         "idempotency_conflict",
+        "account_muted",
+        "message_rejected",
         *problems.WITH_BODY,
     )
     | {"headers": {"Idempotency-Key": "A UUID, the same as `clientMessageId`."}},
@@ -145,7 +147,9 @@ class OneMessage(Struct, frozen=True):
         OneMessage,
         {200: "The message as it is now."},
         "not_found",
+        "account_muted",
         "message_deleted",
+        "message_rejected",
         "edit_window_closed",
         *problems.WITH_BODY,
     ),

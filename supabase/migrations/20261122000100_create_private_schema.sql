@@ -72,17 +72,23 @@ create table private.settings (
     edit_window_s integer default 86400,
     edit_count_max integer not null default 30,
     edit_pace_window_s integer not null default 60,
+    report_count_max integer not null default 20,
+    report_window_s integer not null default 3600,
+    block_count_max integer not null default 1000,
+    pending_count_max integer not null default 20,
     constraint settings_is_only_row_check check (is_only_row),
     constraint settings_positive_check check (
         least(
             send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s,
             first_contact_count_max, first_contact_window_s, group_size_max, edit_window_s + 1,
-            edit_count_max, edit_pace_window_s
+            edit_count_max, edit_pace_window_s, report_count_max, report_window_s, block_count_max, pending_count_max
         ) > 0
     ),
     -- Paces keep one timestamp for each counted event: the bound keeps their rows below one page.
     constraint settings_count_max_check check (
-        greatest(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max) <= 500
+        greatest(
+            send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max, report_count_max
+        ) <= 500
     ),
     -- Every write to a group locks the heads of all its members.
     constraint settings_group_size_max_check check (group_size_max <= 1000)
@@ -101,5 +107,9 @@ comment on column private.settings.anonymous_may_send is 'Whether accounts of Su
 comment on column private.settings.group_size_max is 'Members of one group, its owner included.';
 comment on column private.settings.edit_count_max is 'Edits per person in any edit_pace_window_s seconds.';
 comment on column private.settings.edit_pace_window_s is 'Seconds.';
+comment on column private.settings.report_count_max is 'Reports per person in any report_window_s seconds.';
+comment on column private.settings.report_window_s is 'Seconds.';
+comment on column private.settings.block_count_max is 'People whom one person may block.';
+comment on column private.settings.pending_count_max is 'Messages of one person that may wait for a moderator; what comes next is refused.';
 comment on column private.settings.edit_window_s is 'Seconds after sending in which an author may edit; 0 forbids edits, null sets no end.';
 insert into private.settings default values;

@@ -52,11 +52,11 @@ begin
         select 1
         from auth.users as u
         where u.id = p_user_id and u.deleted_at is null and (u.banned_until is null or u.banned_until < now())
-    );
+    ) and not private.is_sanctioned(p_user_id, 'suspend');
 end;
 $$;
 comment on function private.account_is_active(uuid) is
-'Definer, because only it may read Auth''s table. Whether the account exists and is neither deleted nor banned in Auth.';
+'Definer, because only it may read Auth''s table. Whether the account exists, is neither deleted nor banned in Auth, nor suspended.';
 revoke all on function private.account_is_active(uuid) from public, anon, authenticated, service_role;
 
 create function private.profile_json(p_user_id uuid)

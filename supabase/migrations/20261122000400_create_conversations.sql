@@ -20,6 +20,7 @@ create table public.conversations (
     position bigint not null default 0,
     last_message_at timestamptz,
     live_epoch integer not null default 1,
+    contact_allowed_at timestamptz,
     created_at timestamptz not null default clock_timestamp(),
     constraint conversations_pkey primary key (id),
     constraint conversations_kind_check check (
@@ -66,6 +67,8 @@ comment on column public.conversations.position is
 'Highest position (microseconds) given to a change of the conversation; see private.heads.';
 comment on column public.conversations.last_message_at is 'created_at of the newest message.';
 comment on column public.conversations.live_epoch is 'Last part of the live topic''s name; rises when someone loses access.';
+comment on column public.conversations.contact_allowed_at is
+'Since when the host application lets these people exchange contact details; null: they are masked. See private.allow_contact.';
 comment on column public.conversations.created_at is 'When it was made.';
 
 create table public.conversation_members (
@@ -117,7 +120,8 @@ comment on column public.conversation_members.user_id is 'auth.users.id; no fore
 comment on column public.conversation_members.role is 'owner, admin or member; in direct conversations always member.';
 comment on column public.conversation_members.visible_from_seq is 'The person reads messages from this seq on; rejoining sets it anew.';
 comment on column public.conversation_members.joined_at is 'Start of the current membership.';
-comment on column public.conversation_members.left_at is 'End of the membership; null while it lasts.';
+comment on column public.conversation_members.left_at is
+'End of the membership; null while it lasts. Set from the start for whoever has not been reached yet, since the first message is held.';
 comment on column public.conversation_members.last_read_seq is 'The person''s own read watermark.';
 comment on column public.conversation_members.shared_read_seq is 'The read watermark that others see.';
 comment on column public.conversation_members.shared_delivered_seq is

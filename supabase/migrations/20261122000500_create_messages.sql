@@ -15,6 +15,9 @@ create table public.messages (
     client_message_id uuid not null,
     body text,
     state text not null default 'visible',
+    warning text,
+    is_masked boolean not null default false,
+    is_sensitive boolean not null default false,
     edited_at timestamptz,
     deleted_at timestamptz,
     created_at timestamptz not null,
@@ -24,7 +27,7 @@ create table public.messages (
     foreign key (conversation_id) references public.conversations (id) on delete restrict,
     constraint messages_seq_check check (seq >= 1 and event_seq >= seq),
     constraint messages_state_check check (
-        (state = 'visible' and body is not null) or (state in ('deleted', 'hidden') and body is null)
+        (state = 'visible' and (body is null) = is_sensitive) or (state in ('deleted', 'hidden') and body is null)
     ),
     constraint messages_body_check check (char_length(body) between 1 and 4000)
 );
@@ -56,8 +59,11 @@ comment on column public.messages.from_user_id is 'The author: always the caller
 comment on column public.messages.to_user_id is 'The other person of a direct conversation; null in groups.';
 comment on column public.messages.gig_id is 'The conversation''s gig, copied for queries by gig.';
 comment on column public.messages.client_message_id is 'The author''s idempotency key.';
-comment on column public.messages.body is 'Normalised text of 1 to 4,000 code points; null when deleted or hidden.';
+comment on column public.messages.body is 'Normalised text of 1 to 4,000 code points; null when deleted, hidden or sensitive.';
 comment on column public.messages.state is 'visible, deleted (by its author) or hidden (by moderation).';
+comment on column public.messages.warning is 'Label of a content warning that a moderation rule gave; null: none.';
+comment on column public.messages.is_masked is 'Contact details are covered until the host application allows them in this conversation.';
+comment on column public.messages.is_sensitive is 'The text is encrypted by the service and never in the database.';
 comment on column public.messages.edited_at is 'Time of the last edit.';
 comment on column public.messages.deleted_at is 'When its author deleted it.';
 comment on column public.messages.created_at is 'When it was accepted, taken under the conversation''s lock.';

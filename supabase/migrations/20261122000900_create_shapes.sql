@@ -3,7 +3,8 @@
 -- Locks:     none.
 -- Undo:      drop function private.receipt_json(public.conversation_members); drop function private.conversation_json(uuid, uuid);
 --            drop function private.conversation_facts(public.conversations, public.conversation_members);
---            drop function private.message_page(uuid, bigint, bigint, integer);
+--            drop function private.live_topic(public.conversations, uuid);
+--            drop function private.message_page(uuid, uuid, bigint, bigint, integer);
 --            drop function private.message_json(public.messages, bigint, bigint);
 --
 -- Rows are looked up one by one, by key, from inside the shapes. A join over the page would let the planner choose a
@@ -29,6 +30,10 @@ begin
         'clientMessageId', p_message.client_message_id,
         'body', p_message.body,
         'state', p_message.state,
+        'warning', p_message.warning,
+        'masked', p_message.is_masked,
+        'sensitive', p_message.is_sensitive,
+        'unreadable', false,
         'status', case
             when p_message.seq <= p_read_seq then 'read'
             when p_message.seq <= p_delivered_seq then 'delivered'
@@ -45,15 +50,35 @@ comment on function private.message_json(public.messages, bigint, bigint) is
 'Shape Message. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author.';
 revoke all on function private.message_json(public.messages, bigint, bigint) from public, anon, authenticated, service_role;
 
-create function private.message_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer)
+create function private.message_page(
+    p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer
+)
 returns jsonb
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+    -- In a group one does not read whom one has blocked; a direct conversation stays readable as it was.
+    v_hides constant boolean := exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_viewer_id
+    ) and exists (
+        select 1
+        from public.conversations as c
+        where c.id = p_conversation_id and c.kind = 'group'
+    );
 begin
     return coalesce((
-        select jsonb_agg(private.message_json(m, w.read_seq, w.delivered_seq) order by m.seq)
+        select jsonb_agg(
+            private.message_json(m, w.read_seq, w.delivered_seq)
+            || case
+                when v_hides and private.has_blocked(p_viewer_id, m.from_user_id) then '{"body": null, "state": "hidden"}'::jsonb
+                else '{}'
+            end
+            order by m.seq
+        )
         from (
             select m.*
             from public.messages as m
@@ -69,9 +94,36 @@ begin
     ), '[]'::jsonb);
 end;
 $$;
-comment on function private.message_page(uuid, bigint, bigint, integer) is
-'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message. The caller has checked access.';
-revoke all on function private.message_page(uuid, bigint, bigint, integer) from public, anon, authenticated, service_role;
+comment on function private.message_page(uuid, uuid, bigint, bigint, integer) is
+'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden '
+'when they block the author of a group''s message. Null: as nobody in particular. The caller has checked access.';
+revoke all on function private.message_page(uuid, uuid, bigint, bigint, integer) from public, anon, authenticated, service_role;
+
+create function private.live_topic(p_conversation public.conversations, p_user_id uuid)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+    v_epoch integer := p_conversation.live_epoch;
+begin
+    -- Who blocks moves on to a topic that the other has never been allowed on, and back when the block ends. The other keeps the
+    -- name there was, and learns nothing from it. Two who block each other are on two different ones.
+    if
+        p_conversation.kind = 'direct' and private.has_blocked(
+            p_user_id,
+            case p_conversation.direct_low when p_user_id then p_conversation.direct_high else p_conversation.direct_low end
+        )
+    then
+        v_epoch := v_epoch + case p_conversation.direct_low when p_user_id then 1 else 2 end;
+    end if;
+    return format('conversation:%s:live:%s', p_conversation.id, v_epoch);
+end;
+$$;
+comment on function private.live_topic(public.conversations, uuid) is
+'The Realtime topic for typing and presence that a member is told, and the only one of this conversation they may use.';
+revoke all on function private.live_topic(public.conversations, uuid) from public, anon, authenticated, service_role;
 
 create function private.conversation_facts(c public.conversations, me public.conversation_members)
 returns jsonb
@@ -79,6 +131,8 @@ language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+    v_other constant uuid := case c.direct_low when me.user_id then c.direct_high else c.direct_low end;
 begin
     return jsonb_build_object(
         'id', c.id,
@@ -90,10 +144,8 @@ begin
         'markedUnread', me.marked_unread,
         'myRole', me.role,
         'myLastReadSeq', me.last_read_seq,
-        'canSend', c.kind = 'group' or private.account_is_active(
-            case c.direct_low when me.user_id then c.direct_high else c.direct_low end
-        ),
-        'liveTopic', format('conversation:%s:live:%s', c.id, c.live_epoch),
+        'canSend', c.kind = 'group' or (private.account_is_active(v_other) and not private.is_blocked_pair(me.user_id, v_other)),
+        'liveTopic', private.live_topic(c, me.user_id),
         'lastSeq', c.last_seq,
         'firstSeq', greatest(c.first_seq, me.visible_from_seq),
         'eventSeq', c.event_seq,
@@ -126,20 +178,20 @@ begin
     from public.conversation_members as t
     where t.conversation_id = p_conversation_id and t.user_id = p_user_id;
 
-    -- Both people of a direct conversation, or the first eight of a group.
+    -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
     select count(*), jsonb_agg(private.profile_json(m.user_id) order by m.ordinal) filter (where m.ordinal <= 8)
     into v_member_count, v_members
     from (
         select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
         from public.conversation_members as t
-        where t.conversation_id = p_conversation_id and t.left_at is null
+        where t.conversation_id = p_conversation_id and (t.left_at is null or c.kind = 'direct')
     ) as m;
 
     return private.conversation_facts(c, me) || jsonb_build_object(
         'members', v_members,
         'memberCount', v_member_count,
         'lastMessage', private.message_page(
-            p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
+            p_user_id, p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
         ) -> 0
     );
 end;

@@ -64,7 +64,7 @@ set search_path = ''
 as $$
 declare
     v_message constant jsonb := case
-        when p_seq is not null then private.message_page(p_conversation_id, p_seq, p_seq + 1, 1) -> 0
+        when p_seq is not null then private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0
     end;
     v_conversation public.conversations;
     v_member public.conversation_members;

@@ -5,47 +5,8 @@
 -- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid);
 --            drop function private.send_message(text, uuid, uuid, uuid, uuid);
 --            drop function private.open_direct(uuid, uuid, uuid, private.settings);
---            drop function private.find_direct(uuid, uuid, uuid); drop function private.require_writer(uuid, private.settings);
---            drop function private.require_caller();
+--            drop function private.find_direct(uuid, uuid, uuid);
 set lock_timeout = '4s';
-
-create function private.require_caller()
-returns uuid
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-    v_me uuid := auth.uid();
-begin
-    if v_me is null then
-        raise sqlstate 'PT401' using message = 'unauthenticated', detail = 'A signed-in person is needed.';
-    end if;
-    return v_me;
-end;
-$$;
-comment on function private.require_caller() is
-'The caller''s id from the verified token; raises PT401 unauthenticated without one.';
-revoke all on function private.require_caller() from public, anon, authenticated, service_role;
-
-create function private.require_writer(p_me uuid, p_settings private.settings)
-returns void
-language plpgsql
-stable
-set search_path = ''
-as $$
-begin
-    if
-        not private.account_is_active(p_me)
-        or (not p_settings.anonymous_may_send and exists (select 1 from auth.users as u where u.id = p_me and u.is_anonymous))
-    then
-        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
-    end if;
-end;
-$$;
-comment on function private.require_writer(uuid, private.settings) is
-'Raises PT403 account_unavailable unless the account exists, is not banned, and is not anonymous (or the settings allow that).';
-revoke all on function private.require_writer(uuid, private.settings) from public, anon, authenticated, service_role;
 
 create function private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid)
 returns uuid
@@ -257,7 +218,7 @@ begin
     end if;
 
     return jsonb_build_object(
-        'message', private.message_page(v_conversation_id, v_seq, v_seq + 1, 1) -> 0,
+        'message', private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0,
         'conversation', private.conversation_json(v_me, v_conversation_id),
         'created', v_is_created,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
@@ -285,7 +246,7 @@ return private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p
 comment on function public.send_message(text, uuid, uuid, uuid, uuid) is
 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, '
 'conversation, created, pace}; a replay has created = false and the message as it is now. Raises PT400 validation_failed, '
-'PT401 unauthenticated, PT403 account_unavailable or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, '
+'PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, '
 'PT422 recipient_mismatch, PT429 rate_limited.';
 revoke all on function public.send_message(text, uuid, uuid, uuid, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.send_message(text, uuid, uuid, uuid, uuid) to authenticated;

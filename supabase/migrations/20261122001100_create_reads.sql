@@ -102,7 +102,7 @@ begin
     if not found then
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
     end if;
-    v_messages := private.message_page(p_conversation_id, v_first_seq, 9223372036854775807, 30);
+    v_messages := private.message_page(v_me, p_conversation_id, v_first_seq, 9223372036854775807, 30);
     return jsonb_build_object(
         'conversation', private.conversation_json(v_me, p_conversation_id) || jsonb_build_object(
             'messages', v_messages,

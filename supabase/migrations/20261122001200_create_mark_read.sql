@@ -163,7 +163,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_conversation_id uuid;
     v_seq bigint;
 begin
@@ -204,7 +204,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
 begin
     if p_up_to_seq < 0 then
         raise sqlstate 'PT400' using

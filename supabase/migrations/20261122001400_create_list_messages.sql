@@ -52,7 +52,7 @@ begin
         v_from := greatest(v_to - p_limit, v_first);
     end if;
     return jsonb_build_object(
-        'messages', private.message_page(p_conversation_id, v_from, v_to, p_limit),
+        'messages', private.message_page(v_me, p_conversation_id, v_from, v_to, p_limit),
         'hasMoreBefore', v_from > v_first,
         'hasMoreAfter', v_to < v_end
     );

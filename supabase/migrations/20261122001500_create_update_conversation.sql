@@ -43,7 +43,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_conversation public.conversations;
     v_me_before public.conversation_members;
     v_me_after public.conversation_members;

@@ -465,7 +465,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_my_role constant text := private.manage_group(v_me, p_conversation_id);
     v_role text;
 begin

@@ -150,7 +150,9 @@ begin
         perform private.replace_body(v_message, v_body);
     end if;
     return jsonb_build_object(
-        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+        'message', private.message_page(
+            v_me, v_message.conversation_id, v_message.seq, v_message.seq + 1, 1
+        ) -> 0
     );
 end;
 $$;
@@ -181,14 +183,16 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_message constant public.messages := private.lock_own_message(v_me, p_message_id);
 begin
     if v_message.state = 'visible' then
         perform private.replace_body(v_message, null);
     end if;
     return jsonb_build_object(
-        'message', private.message_page(v_message.conversation_id, v_message.seq, v_message.seq + 1, 1) -> 0
+        'message', private.message_page(
+            v_me, v_message.conversation_id, v_message.seq, v_message.seq + 1, 1
+        ) -> 0
     );
 end;
 $$;

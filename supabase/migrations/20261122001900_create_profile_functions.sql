@@ -134,7 +134,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_name constant text := private.normalize_line(p_changes ->> 'displayName');
 begin
     perform private.check_members(p_changes, '{

@@ -14,7 +14,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_conversation_ids uuid[];
     v_seqs bigint[];
     v_member_ids uuid[];
@@ -126,7 +126,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := private.require_account();
     v_live_topic text;
 begin
     select format('conversation:%s:live:%s', c.id, c.live_epoch) into v_live_topic

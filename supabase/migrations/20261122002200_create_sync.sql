@@ -114,7 +114,7 @@ begin
                 from (
                     select
                         m.changed_position,
-                        private.message_page(m.conversation_id, m.seq, m.seq + 1, 1) -> 0 as json
+                        private.message_page(v_me, m.conversation_id, m.seq, m.seq + 1, 1) -> 0 as json
                     from public.messages as m
                     where
                         m.conversation_id = v_row.conversation_id

@@ -157,7 +157,12 @@ class TestFunctions:
         """Everything the API may call asks auth.uid(), on its first line of work, who is there."""
         for name in API:
             body = db.execute("select prosrc from pg_proc where oid = %s::regproc", [f"private.{name}"]).fetchone()[0]
-            assert "private.require_caller()" in body.split("begin", 1)[0] or "require_caller()" in body[:200], name
+            asked = re.search(r"private\.require_(caller|account|moderator)\(\)", body)
+            assert asked, name
+            assert asked.start() < max(body.index("begin"), 200), name
+            changes = db.execute("select provolatile = 'v' from pg_proc where oid = %s::regproc", [f"private.{name}"])
+            # A token outlives its account: whatever changes something asks for the account as well.
+            assert not changes.fetchone()[0] or asked[1] != "caller" or "private.require_writer(" in body, name
             assert "auth.uid()" not in body, name
 
     def test_volatility_and_security_are_written(self):

@@ -139,7 +139,8 @@ async def serving(settings: Settings, address: str = "192.0.2.1") -> AsyncIterat
 PROFILE = {"id": ADA, "displayName": "Ada", "avatarUrl": None, "isFallback": False}
 SENT_MESSAGE = {
     "id": MESSAGE, "conversationId": CONVERSATION, "seq": 1, "eventSeq": 1, "fromUserId": ADA, "toUserId": BEN,
-    "gigId": None, "clientMessageId": KEY, "body": "Hello", "state": "visible", "status": "sent", "sender": PROFILE,
+    "gigId": None, "clientMessageId": KEY, "body": "Hello", "state": "visible",
+    "warning": None, "masked": False, "sensitive": False, "unreadable": False, "status": "sent", "sender": PROFILE,
     "editedAt": None, "deletedAt": None, "createdAt": "2026-03-01T09:30:00.123456Z",
 }  # fmt: skip
 INBOX_ROW = {

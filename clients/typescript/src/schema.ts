@@ -460,10 +460,21 @@ export interface components {
             gigId: string | null;
             /** Format: uuid */
             clientMessageId: string;
-            /** @description Null when the message is deleted or hidden. */
+            /** @description Null when the message is deleted or hidden, or cannot be opened. */
             body: string | null;
-            /** @enum {unknown} */
-            state: "deleted" | "hidden" | "visible";
+            /**
+             * @description Hidden by moderation, or because the caller blocks its author. Pending and rejected ones are their authors' alone: they wait for a moderator, and have `seq` and `eventSeq` 0.
+             * @enum {unknown}
+             */
+            state: "deleted" | "hidden" | "pending" | "rejected" | "visible";
+            /** @description Label of a content warning to show with it. */
+            warning: string | null;
+            /** @description Contact details in it are covered. */
+            masked: boolean;
+            /** @description The text is encrypted in the database and never in events. */
+            sensitive: boolean;
+            /** @description A sensitive text that the service has no key for. */
+            unreadable: boolean;
             /**
              * @description The author's view.
              * @enum {unknown}
@@ -1148,8 +1159,8 @@ export interface components {
                 };
             };
         };
-        /** @description `account_unavailable`: This account cannot be used. or `forbidden`: This is not allowed. or `recipient_unavailable`: This person cannot be written to. */
-        AccountUnavailableOrForbiddenOrRecipientUnavailable: {
+        /** @description `account_muted`: This account may not write for now. or `account_unavailable`: This account cannot be used. or `forbidden`: This is not allowed. or `recipient_unavailable`: This person cannot be written to. */
+        AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 "Cache-Control": components["headers"]["Cache-Control"];
@@ -1164,7 +1175,7 @@ export interface components {
                     /** @constant */
                     status?: 403;
                     /** @enum {unknown} */
-                    code?: "account_unavailable" | "forbidden" | "recipient_unavailable";
+                    code?: "account_muted" | "account_unavailable" | "forbidden" | "recipient_unavailable";
                 };
             };
         };
@@ -1268,8 +1279,8 @@ export interface components {
                 };
             };
         };
-        /** @description `recipient_mismatch`: Conversation and recipient do not match. */
-        RecipientMismatch: {
+        /** @description `message_rejected`: The message was not accepted. or `recipient_mismatch`: Conversation and recipient do not match. */
+        MessageRejectedOrRecipientMismatch: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 "Cache-Control": components["headers"]["Cache-Control"];
@@ -1284,7 +1295,27 @@ export interface components {
                     /** @constant */
                     status?: 422;
                     /** @enum {unknown} */
-                    code?: "recipient_mismatch";
+                    code?: "message_rejected" | "recipient_mismatch";
+                };
+            };
+        };
+        /** @description `account_muted`: This account may not write for now. or `account_unavailable`: This account cannot be used. or `forbidden`: This is not allowed. */
+        AccountMutedOrAccountUnavailableOrForbidden: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 403;
+                    /** @enum {unknown} */
+                    code?: "account_muted" | "account_unavailable" | "forbidden";
                 };
             };
         };
@@ -1308,8 +1339,8 @@ export interface components {
                 };
             };
         };
-        /** @description `edit_window_closed`: The message can no longer be edited. */
-        EditWindowClosed: {
+        /** @description `edit_window_closed`: The message can no longer be edited. or `message_rejected`: The message was not accepted. */
+        EditWindowClosedOrMessageRejected: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 "Cache-Control": components["headers"]["Cache-Control"];
@@ -1324,7 +1355,7 @@ export interface components {
                     /** @constant */
                     status?: 422;
                     /** @enum {unknown} */
-                    code?: "edit_window_closed";
+                    code?: "edit_window_closed" | "message_rejected";
                 };
             };
         };
@@ -1423,15 +1454,16 @@ export type ResponseValidationFailed = components['responses']['ValidationFailed
 export type ResponseRequestTimeout = components['responses']['RequestTimeout'];
 export type ResponsePayloadTooLarge = components['responses']['PayloadTooLarge'];
 export type ResponseUnsupportedMediaType = components['responses']['UnsupportedMediaType'];
-export type ResponseAccountUnavailableOrForbiddenOrRecipientUnavailable = components['responses']['AccountUnavailableOrForbiddenOrRecipientUnavailable'];
+export type ResponseAccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable = components['responses']['AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable'];
 export type ResponseNotFound = components['responses']['NotFound'];
 export type ResponseConflictOrIdempotencyConflict = components['responses']['ConflictOrIdempotencyConflict'];
 export type ResponseGroupFull = components['responses']['GroupFull'];
 export type ResponseNotAGroup = components['responses']['NotAGroup'];
 export type ResponseGroupFullOrNotAGroup = components['responses']['GroupFullOrNotAGroup'];
-export type ResponseRecipientMismatch = components['responses']['RecipientMismatch'];
+export type ResponseMessageRejectedOrRecipientMismatch = components['responses']['MessageRejectedOrRecipientMismatch'];
+export type ResponseAccountMutedOrAccountUnavailableOrForbidden = components['responses']['AccountMutedOrAccountUnavailableOrForbidden'];
 export type ResponseConflictOrMessageDeleted = components['responses']['ConflictOrMessageDeleted'];
-export type ResponseEditWindowClosed = components['responses']['EditWindowClosed'];
+export type ResponseEditWindowClosedOrMessageRejected = components['responses']['EditWindowClosedOrMessageRejected'];
 export type ResponseNotReady = components['responses']['NotReady'];
 export type HeaderXRequestId = components['headers']['X-Request-Id'];
 export type HeaderCacheControl = components['headers']['Cache-Control'];
@@ -1582,7 +1614,7 @@ export interface operations {
             };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
-            403: components["responses"]["AccountUnavailableOrForbiddenOrRecipientUnavailable"];
+            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable"];
             404: components["responses"]["NotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["ConflictOrIdempotencyConflict"];
@@ -1758,7 +1790,7 @@ export interface operations {
             };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
-            403: components["responses"]["AccountUnavailableOrForbiddenOrRecipientUnavailable"];
+            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable"];
             404: components["responses"]["NotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["Conflict"];
@@ -2035,13 +2067,13 @@ export interface operations {
             };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
-            403: components["responses"]["AccountUnavailableOrForbiddenOrRecipientUnavailable"];
+            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable"];
             404: components["responses"]["NotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["ConflictOrIdempotencyConflict"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
-            422: components["responses"]["RecipientMismatch"];
+            422: components["responses"]["MessageRejectedOrRecipientMismatch"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
@@ -2198,13 +2230,13 @@ export interface operations {
             };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
-            403: components["responses"]["AccountUnavailableOrForbidden"];
+            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbidden"];
             404: components["responses"]["NotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["ConflictOrMessageDeleted"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
-            422: components["responses"]["EditWindowClosed"];
+            422: components["responses"]["EditWindowClosedOrMessageRejected"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];

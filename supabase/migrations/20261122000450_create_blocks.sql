@@ -1,0 +1,50 @@
+-- Purpose:   who does not want to hear from whom.
+-- Consumers: sends, typing, receipts, presence, unread counts and shapes; block_user and unblock_user write it.
+-- Locks:     none on existing tables.
+-- Undo:      drop function private.is_blocked_pair(uuid, uuid); drop function private.has_blocked(uuid, uuid);
+--            drop table private.blocks;
+set lock_timeout = '4s';
+
+create table private.blocks (
+    blocker_id uuid not null,
+    blocked_id uuid not null,
+    created_at timestamptz not null default clock_timestamp(),
+    constraint blocks_pkey primary key (blocker_id, blocked_id),
+    constraint blocks_blocked_id_check check (blocked_id <> blocker_id)
+);
+revoke all on table private.blocks from public, anon, authenticated, service_role;
+comment on table private.blocks is
+'Ends contact both ways: neither can write to the other directly, type to them or see whether they are there. Never announced.';
+comment on column private.blocks.blocker_id is 'auth.users.id of who does not want to hear from the other.';
+comment on column private.blocks.blocked_id is 'auth.users.id of the other.';
+comment on column private.blocks.created_at is 'When.';
+
+create function private.has_blocked(p_blocker_id uuid, p_blocked_id uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_blocker_id and b.blocked_id = p_blocked_id
+    );
+end;
+$$;
+comment on function private.has_blocked(uuid, uuid) is 'Whether the first person blocks the second.';
+revoke all on function private.has_blocked(uuid, uuid) from public, anon, authenticated, service_role;
+
+create function private.is_blocked_pair(p_a uuid, p_b uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return private.has_blocked(p_a, p_b) or private.has_blocked(p_b, p_a);
+end;
+$$;
+comment on function private.is_blocked_pair(uuid, uuid) is 'Whether one of the two blocks the other.';
+revoke all on function private.is_blocked_pair(uuid, uuid) from public, anon, authenticated, service_role;
