@@ -16,6 +16,16 @@ CREATE TYPE private.inbox_place AS (
 
 COMMENT ON TYPE private.inbox_place IS 'The sort key of one inbox row.';
 
+CREATE TYPE private.judgement AS (
+	action text,
+	label text,
+	explanation text,
+	rules jsonb,
+	masked_body text
+);
+
+COMMENT ON TYPE private.judgement IS 'A verdict: allow, warn, mask, hold or reject; label and sentence of the strongest rule; all rules that caught something.';
+
 CREATE FUNCTION private.account_is_active(p_user_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -95,6 +105,54 @@ $$;
 
 COMMENT ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.add_members.';
 
+CREATE FUNCTION private.allow_contact(p_conversation_id uuid, p_is_allowed boolean) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_conversation public.conversations;
+    v_message public.messages;
+    v_body text;
+    v_count integer := 0;
+begin
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = p_conversation_id
+    for no key update;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation.';
+    end if;
+    if p_is_allowed is null then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'p_is_allowed must be true or false.', hint = '/isAllowed';
+    end if;
+    update public.conversations as c
+    set contact_allowed_at = case when p_is_allowed then coalesce(c.contact_allowed_at, clock_timestamp()) end
+    where c.id = p_conversation_id;
+    if p_is_allowed then
+        -- Newest first, and not without end: every message is an event of its own. The next call goes on.
+        for v_message in
+            select m.*
+            from public.messages as m
+            where m.conversation_id = p_conversation_id and m.is_masked and m.state <> 'deleted'
+            order by m.seq desc
+            limit 500
+        loop
+            v_body := null;
+            if v_message.state = 'visible' then
+                delete from private.originals as o where o.message_id = v_message.id returning o.body into v_body;
+            end if;
+            perform private.show_message(v_message, v_body, v_message.state, false);
+            v_count := v_count + 1;
+        end loop;
+    end if;
+    return jsonb_build_object('conversationId', p_conversation_id, 'isAllowed', p_is_allowed, 'unmaskedCount', v_count);
+end;
+$$;
+
+COMMENT ON FUNCTION private.allow_contact(p_conversation_id uuid, p_is_allowed boolean) IS 'Definer, because no API role may write our tables. For triggers of the host application, and see public.allow_contact.';
+
 CREATE FUNCTION private.announce_profile(p_user_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -162,6 +220,21 @@ end;
 $_$;
 
 COMMENT ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) IS 'Whether this is an https URL in ASCII, or the public URL of an object of that person''s own in the bucket avatars.';
+
+CREATE FUNCTION private.blockers_among(p_user_ids uuid[], p_blocked_id uuid) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return array(
+        select b.blocker_id
+        from private.blocks as b
+        where b.blocked_id = p_blocked_id and b.blocker_id = any(p_user_ids)
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.blockers_among(p_user_ids uuid[], p_blocked_id uuid) IS 'Which of these people block that one.';
 
 CREATE FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) RETURNS void
     LANGUAGE plpgsql
@@ -565,10 +638,24 @@ CREATE FUNCTION private.delete_message(p_message_id uuid) RETURNS jsonb
     AS $$
 declare
     v_me constant uuid := private.require_account();
-    v_message constant public.messages := private.lock_own_message(v_me, p_message_id);
+    v_message public.messages;
+    v_pending private.pending_messages;
 begin
+    -- What nobody has read can be withdrawn without a trace in the conversation.
+    delete from private.pending_messages as p
+    where p.message_id = p_message_id and p.from_user_id = v_me
+    returning p.* into v_pending;
+    if found then
+        update private.moderation_items as i
+        set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
+        where i.message_id = p_message_id and i.status = 'open';
+        return jsonb_build_object('message', private.pending_json(v_pending) || jsonb_build_object(
+            'state', 'deleted', 'body', null, 'deletedAt', private.iso_time(clock_timestamp())
+        ));
+    end if;
+    v_message := private.lock_own_message(v_me, p_message_id);
     if v_message.state = 'visible' then
-        perform private.replace_body(v_message, null);
+        perform private.replace_body(v_message, null, null);
     end if;
     return jsonb_build_object(
         'message', private.message_page(
@@ -590,6 +677,7 @@ declare
     v_body constant text := private.normalize_text(p_body);
     v_message public.messages;
     v_settings private.settings;
+    v_verdict private.judgement;
 begin
     if v_body is null or char_length(v_body) not between 1 and 4000 then
         raise sqlstate 'PT400' using
@@ -599,17 +687,33 @@ begin
     perform private.require_writer(v_me, v_settings);
     v_message := private.lock_own_message(v_me, p_message_id);
     if v_message.state <> 'visible' then
-        raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted message cannot be edited.';
+        raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted or hidden message cannot be edited.';
+    end if;
+    if v_message.is_sensitive then
+        raise sqlstate 'PT422' using
+            message = 'message_sensitive', detail = 'A sensitive message cannot be edited: delete it and send another.';
     end if;
     -- The same text again changes nothing, so a retry is answered even when the window has closed meanwhile.
-    if v_message.body <> v_body then
+    if v_body <> coalesce((select o.body from private.originals as o where o.message_id = v_message.id), v_message.body) then
         if v_message.created_at + make_interval(secs => v_settings.edit_window_s) <= clock_timestamp() then
             raise sqlstate 'PT422' using
                 message = 'edit_window_closed',
                 detail = format('A message can be edited for %s seconds.', v_settings.edit_window_s);
         end if;
         perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
-        perform private.replace_body(v_message, v_body);
+        v_verdict := private.judge_text(v_body, (
+            select c.contact_allowed_at is not null
+            from public.conversations as c
+            where c.id = v_message.conversation_id
+        ));
+        if v_verdict.action <> 'allow' then
+            perform private.keep_verdict(v_me, v_message.conversation_id, v_message.id, null, v_body, v_verdict);
+        end if;
+        -- What was read already cannot wait for a moderator: an edit is accepted or not.
+        if v_verdict.action in ('hold', 'reject') then
+            return private.refuse(422, 'message_rejected', v_verdict.explanation, null);
+        end if;
+        perform private.replace_body(v_message, v_body, v_verdict);
     end if;
     return jsonb_build_object(
         'message', private.message_page(
@@ -766,13 +870,32 @@ begin
             'messages', v_messages,
             'receipts', private.receipts_json(p_conversation_id),
             'hasMore', coalesce((v_messages -> 0 ->> 'seq')::bigint > v_first_seq, false),
-            'pending', '[]'::jsonb
+            'pending', coalesce((
+                select jsonb_agg(private.pending_json(p) order by p.message_id)
+                from private.pending_messages as p
+                where p.conversation_id = p_conversation_id and p.from_user_id = v_me and p.state = 'pending'
+            ), '[]'::jsonb)
         )
     );
 end;
 $$;
 
 COMMENT ON FUNCTION private.get_conversation(p_conversation_id uuid) IS 'Definer, because others'' receipts and cards are not in the caller''s rows; reads for auth.uid() only. See public.get_conversation.';
+
+CREATE FUNCTION private.get_moderation_rules() RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object('revision', private.moderation_revision(), 'rules', coalesce((
+        select jsonb_agg(to_jsonb(r) - 'created_at' - 'changed_at' order by r.name)
+        from private.moderation_rules as r
+        where r.is_enabled
+    ), '[]'::jsonb));
+end;
+$$;
+
+COMMENT ON FUNCTION private.get_moderation_rules() IS 'Definer, because rules are private; for the service alone. See public.get_moderation_rules.';
 
 CREATE FUNCTION private.get_profile() RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -811,6 +934,17 @@ $$;
 
 COMMENT ON FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) IS 'Whether the first person blocks the second.';
 
+CREATE FUNCTION private.has_link(p_text text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return p_text ~* '(https?://|www[.])';
+end;
+$$;
+
+COMMENT ON FUNCTION private.has_link(p_text text) IS 'First form.';
+
 CREATE FUNCTION private.has_long_mark_run(p_text text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO ''
@@ -845,6 +979,179 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.has_long_mark_run(p_text text) IS 'Whether 255 or more combining marks follow each other; no script stacks more than a few.';
+
+CREATE FUNCTION private.hide_message(p_message_id uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_message public.messages;
+begin
+    perform 1
+    from public.conversations as c
+    where c.id = (select m.conversation_id from public.messages as m where m.id = p_message_id)
+    for no key update;
+    select m.* into v_message from public.messages as m where m.id = p_message_id;
+    if v_message.state is distinct from 'visible' then
+        return false;
+    end if;
+    -- Of a masked message the true text is there already; the mask is made anew when it is shown again.
+    insert into private.originals (message_id, body)
+    select p_message_id, v_message.body
+    where v_message.body is not null
+    on conflict (message_id) do nothing;
+    perform private.show_message(v_message, null, 'hidden', v_message.is_masked);
+    return true;
+end;
+$$;
+
+COMMENT ON FUNCTION private.hide_message(p_message_id uuid) IS 'Takes a message from everybody''s eyes and keeps its text for moderators; false when it is not visible. The caller has checked rights.';
+
+CREATE TABLE private.pending_messages (
+    message_id uuid DEFAULT private.uuid_v7() NOT NULL,
+    conversation_id uuid NOT NULL,
+    from_user_id uuid NOT NULL,
+    client_message_id uuid NOT NULL,
+    body text,
+    masked_body text,
+    warning text,
+    is_sensitive boolean DEFAULT false NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    decided_at timestamp with time zone,
+    CONSTRAINT pending_messages_body_check CHECK (((body IS NULL) = is_sensitive)),
+    CONSTRAINT pending_messages_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'rejected'::text])))
+);
+
+COMMENT ON TABLE private.pending_messages IS 'Messages that wait for a moderator, without a seq: only their authors know of them. A release makes a message of one and removes it here.';
+
+COMMENT ON COLUMN private.pending_messages.message_id IS 'The id the message has from the start and keeps when it is released.';
+
+COMMENT ON COLUMN private.pending_messages.conversation_id IS 'The conversation; one that it would have started is not yet there for the other person.';
+
+COMMENT ON COLUMN private.pending_messages.from_user_id IS 'The author.';
+
+COMMENT ON COLUMN private.pending_messages.client_message_id IS 'The author''s idempotency key.';
+
+COMMENT ON COLUMN private.pending_messages.body IS 'The text; null when sensitive.';
+
+COMMENT ON COLUMN private.pending_messages.masked_body IS 'What others will read while contact details are not allowed; null: all of it.';
+
+COMMENT ON COLUMN private.pending_messages.warning IS 'Label of the content warning it will carry.';
+
+COMMENT ON COLUMN private.pending_messages.is_sensitive IS 'The text is in its envelope.';
+
+COMMENT ON COLUMN private.pending_messages.state IS 'pending or rejected.';
+
+COMMENT ON COLUMN private.pending_messages.created_at IS 'When it was sent.';
+
+COMMENT ON COLUMN private.pending_messages.decided_at IS 'When it was rejected.';
+
+CREATE TABLE private.settings (
+    is_only_row boolean DEFAULT true NOT NULL,
+    send_count_max integer DEFAULT 100 NOT NULL,
+    send_window_s integer DEFAULT 60 NOT NULL,
+    new_conversation_count_max integer DEFAULT 30 NOT NULL,
+    new_conversation_window_s integer DEFAULT 3600 NOT NULL,
+    first_contact_count_max integer DEFAULT 30 NOT NULL,
+    first_contact_window_s integer DEFAULT 3600 NOT NULL,
+    anonymous_may_send boolean DEFAULT false NOT NULL,
+    group_size_max integer DEFAULT 64 NOT NULL,
+    edit_window_s integer DEFAULT 86400,
+    edit_count_max integer DEFAULT 30 NOT NULL,
+    edit_pace_window_s integer DEFAULT 60 NOT NULL,
+    report_count_max integer DEFAULT 20 NOT NULL,
+    report_window_s integer DEFAULT 3600 NOT NULL,
+    block_count_max integer DEFAULT 1000 NOT NULL,
+    pending_count_max integer DEFAULT 20 NOT NULL,
+    sync_epoch uuid DEFAULT gen_random_uuid() NOT NULL,
+    CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max, report_count_max) <= 500)),
+    CONSTRAINT settings_group_size_max_check CHECK ((group_size_max <= 1000)),
+    CONSTRAINT settings_is_only_row_check CHECK (is_only_row),
+    CONSTRAINT settings_positive_check CHECK ((LEAST(send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s, first_contact_count_max, first_contact_window_s, group_size_max, (edit_window_s + 1), edit_count_max, edit_pace_window_s, report_count_max, report_window_s, block_count_max, pending_count_max) > 0))
+);
+
+COMMENT ON TABLE private.settings IS 'One row of limits that an administrator changes with update; in force at the next call.';
+
+COMMENT ON COLUMN private.settings.send_count_max IS 'Accepted sends per person in any send_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.send_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.new_conversation_count_max IS 'Conversations one person starts in any new_conversation_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.new_conversation_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.first_contact_count_max IS 'Strangers who may write to one person for the first time in any first_contact_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.first_contact_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.anonymous_may_send IS 'Whether accounts of Supabase anonymous sign-in may write.';
+
+COMMENT ON COLUMN private.settings.group_size_max IS 'Members of one group, its owner included.';
+
+COMMENT ON COLUMN private.settings.edit_window_s IS 'Seconds after sending in which an author may edit; 0 forbids edits, null sets no end.';
+
+COMMENT ON COLUMN private.settings.edit_count_max IS 'Edits per person in any edit_pace_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.edit_pace_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.report_count_max IS 'Reports per person in any report_window_s seconds.';
+
+COMMENT ON COLUMN private.settings.report_window_s IS 'Seconds.';
+
+COMMENT ON COLUMN private.settings.block_count_max IS 'People whom one person may block.';
+
+COMMENT ON COLUMN private.settings.pending_count_max IS 'Messages of one person that may wait for a moderator; what comes next is refused.';
+
+COMMENT ON COLUMN private.settings.sync_epoch IS 'Part of every sync cursor: a new value, set after a restore from a backup, makes all clients start over.';
+
+CREATE FUNCTION private.hold_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_position bigint;
+begin
+    if p_settings.pending_count_max <= (
+        select count(*)
+        from private.pending_messages as p
+        where p.from_user_id = p_message.from_user_id and p.state = 'pending'
+    ) then
+        raise sqlstate 'PT429' using
+            message = 'rate_limited', detail = 'Too many messages of yours wait for a moderator.', hint = '600';
+    end if;
+    insert into private.pending_messages select p_message.*;
+    perform private.open_item('held', p_message.from_user_id, p_conversation.id, p_message.message_id, '{}');
+    if p_conversation.kind = 'direct' and p_conversation.last_seq = 0 and (
+        p_conversation.event_seq = 0 or exists (
+            select 1
+            from public.conversation_members as m
+            where
+                m.conversation_id = p_conversation.id
+                and m.user_id = p_message.from_user_id
+                and m.left_at is not null
+        )
+    ) then
+        -- Nobody else has been reached: the conversation comes into being for the author alone.
+        v_position := private.move_heads(array[p_message.from_user_id], p_conversation.position);
+        update public.conversations as c
+        set event_seq = c.event_seq + 1, position = v_position
+        where c.id = p_conversation.id;
+        update public.conversation_members as m
+        set
+            left_at = case
+                when m.user_id = p_message.from_user_id then null
+                when p_conversation.event_seq = 0 then clock_timestamp()
+                else m.left_at
+            end,
+            changed_position = case when m.user_id = p_message.from_user_id then v_position else m.changed_position end
+        where m.conversation_id = p_conversation.id;
+        perform private.emit('conversation.created', p_conversation.id, array[p_message.from_user_id], null, null);
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.hold_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) IS 'Puts a message before the moderators instead of into its conversation, which its caller has locked. Raises PT429 rate_limited when too many of the author''s wait already.';
 
 CREATE FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
@@ -911,6 +1218,131 @@ end;
 $_$;
 
 COMMENT ON FUNCTION private.inbox_place_of(p_cursor text) IS 'What inbox_cursor wrote; a place above every row for null; raises PT400 cursor_invalid.';
+
+CREATE TABLE public.messages (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    conversation_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    event_seq bigint NOT NULL,
+    from_user_id uuid NOT NULL,
+    to_user_id uuid,
+    gig_id uuid,
+    client_message_id uuid NOT NULL,
+    body text,
+    state text DEFAULT 'visible'::text NOT NULL,
+    warning text,
+    is_masked boolean DEFAULT false NOT NULL,
+    is_sensitive boolean DEFAULT false NOT NULL,
+    edited_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    changed_position bigint NOT NULL,
+    CONSTRAINT messages_body_check CHECK (((char_length(body) >= 1) AND (char_length(body) <= 4000))),
+    CONSTRAINT messages_seq_check CHECK (((seq >= 1) AND (event_seq >= seq))),
+    CONSTRAINT messages_state_check CHECK ((((state = 'visible'::text) AND ((body IS NULL) = is_sensitive)) OR ((state = ANY (ARRAY['deleted'::text, 'hidden'::text])) AND (body IS NULL))))
+);
+ALTER TABLE ONLY public.messages ALTER COLUMN from_user_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN to_user_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN gig_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN client_message_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN body SET STATISTICS 0;
+
+COMMENT ON TABLE public.messages IS 'What every member in range may read, and nothing else. Never deleted one by one: deleting leaves a tombstone. Written by functions only.';
+
+COMMENT ON COLUMN public.messages.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation.';
+
+COMMENT ON COLUMN public.messages.seq IS 'Place in the conversation, contiguous from 1.';
+
+COMMENT ON COLUMN public.messages.event_seq IS 'The conversation''s event_seq at the last change of this message.';
+
+COMMENT ON COLUMN public.messages.from_user_id IS 'The author: always the caller who wrote it.';
+
+COMMENT ON COLUMN public.messages.to_user_id IS 'The other person of a direct conversation; null in groups.';
+
+COMMENT ON COLUMN public.messages.gig_id IS 'The conversation''s gig, copied for queries by gig.';
+
+COMMENT ON COLUMN public.messages.client_message_id IS 'The author''s idempotency key.';
+
+COMMENT ON COLUMN public.messages.body IS 'Normalised text of 1 to 4,000 code points; null when deleted, hidden or sensitive.';
+
+COMMENT ON COLUMN public.messages.state IS 'visible, deleted (by its author) or hidden (by moderation).';
+
+COMMENT ON COLUMN public.messages.warning IS 'Label of a content warning that a moderation rule gave; null: none.';
+
+COMMENT ON COLUMN public.messages.is_masked IS 'Contact details are covered until the host application allows them in this conversation.';
+
+COMMENT ON COLUMN public.messages.is_sensitive IS 'The text is encrypted by the service and never in the database.';
+
+COMMENT ON COLUMN public.messages.edited_at IS 'Time of the last edit.';
+
+COMMENT ON COLUMN public.messages.deleted_at IS 'When its author deleted it.';
+
+COMMENT ON COLUMN public.messages.created_at IS 'When it was accepted, taken under the conversation''s lock.';
+
+COMMENT ON COLUMN public.messages.changed_position IS 'Position (microseconds) of its last change; see private.heads.';
+
+CREATE FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) RETURNS public.messages
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_me constant uuid := p_message.from_user_id;
+    v_seq constant bigint := p_conversation.last_seq + 1;
+    v_is_direct constant boolean := p_conversation.kind = 'direct';
+    v_member_ids uuid[];
+    v_blocker_ids uuid[] := '{}';
+    v_position bigint;
+    v_now timestamptz;
+    v_inserted public.messages;
+begin
+    if v_is_direct then
+        v_member_ids := array[p_conversation.direct_low, p_conversation.direct_high];
+    else
+        v_member_ids := array(
+            select m.user_id
+            from public.conversation_members as m
+            where m.conversation_id = p_conversation.id and m.left_at is null
+        );
+        v_blocker_ids := private.blockers_among(v_member_ids, v_me);
+    end if;
+    v_position := private.move_heads(v_member_ids, p_conversation.position);
+    v_now := clock_timestamp();
+
+    update public.conversations as c
+    set last_seq = v_seq, event_seq = c.event_seq + 1, position = v_position, last_message_at = v_now
+    where c.id = p_conversation.id;
+    insert into public.messages (
+        id, conversation_id, seq, event_seq, from_user_id, to_user_id, gig_id, client_message_id,
+        body, warning, is_masked, is_sensitive, created_at, changed_position
+    )
+    values (
+        p_message.message_id, p_conversation.id, v_seq, p_conversation.event_seq + 1, v_me,
+        case p_conversation.direct_low when v_me then p_conversation.direct_high else p_conversation.direct_low end,
+        p_conversation.gig_id, p_message.client_message_id, coalesce(p_message.masked_body, p_message.body), p_message.warning,
+        p_message.masked_body is not null, p_message.is_sensitive, v_now, v_position
+    )
+    returning * into v_inserted;
+    if p_message.masked_body is not null and not p_message.is_sensitive then
+        insert into private.originals (message_id, body) values (p_message.message_id, p_message.body);
+    end if;
+    -- A message reaches both people of a direct conversation, also who was not there yet since the first one is held.
+    update public.conversation_members as m
+    set
+        unread_count = m.unread_count + (m.user_id <> v_me and m.user_id <> all(v_blocker_ids))::integer,
+        last_activity_at = v_now,
+        archived_at = case when m.muted_until > v_now then m.archived_at end,
+        left_at = null,
+        changed_position = v_position
+    where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
+    perform private.note_seen(v_me);
+    perform private.emit('message.created', p_conversation.id, v_member_ids, v_seq, null);
+    return v_inserted;
+end;
+$$;
+
+COMMENT ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) IS 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns it.';
 
 CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS void
     LANGUAGE sql
@@ -985,64 +1417,6 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.iso_time(p_at timestamp with time zone) IS 'The one way we write an instant: UTC, microseconds, YYYY-MM-DDTHH:MM:SS.ffffffZ. Null stays null.';
-
-CREATE TABLE private.settings (
-    is_only_row boolean DEFAULT true NOT NULL,
-    send_count_max integer DEFAULT 100 NOT NULL,
-    send_window_s integer DEFAULT 60 NOT NULL,
-    new_conversation_count_max integer DEFAULT 30 NOT NULL,
-    new_conversation_window_s integer DEFAULT 3600 NOT NULL,
-    first_contact_count_max integer DEFAULT 30 NOT NULL,
-    first_contact_window_s integer DEFAULT 3600 NOT NULL,
-    anonymous_may_send boolean DEFAULT false NOT NULL,
-    group_size_max integer DEFAULT 64 NOT NULL,
-    edit_window_s integer DEFAULT 86400,
-    edit_count_max integer DEFAULT 30 NOT NULL,
-    edit_pace_window_s integer DEFAULT 60 NOT NULL,
-    report_count_max integer DEFAULT 20 NOT NULL,
-    report_window_s integer DEFAULT 3600 NOT NULL,
-    block_count_max integer DEFAULT 1000 NOT NULL,
-    pending_count_max integer DEFAULT 20 NOT NULL,
-    sync_epoch uuid DEFAULT gen_random_uuid() NOT NULL,
-    CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max, report_count_max) <= 500)),
-    CONSTRAINT settings_group_size_max_check CHECK ((group_size_max <= 1000)),
-    CONSTRAINT settings_is_only_row_check CHECK (is_only_row),
-    CONSTRAINT settings_positive_check CHECK ((LEAST(send_count_max, send_window_s, new_conversation_count_max, new_conversation_window_s, first_contact_count_max, first_contact_window_s, group_size_max, (edit_window_s + 1), edit_count_max, edit_pace_window_s, report_count_max, report_window_s, block_count_max, pending_count_max) > 0))
-);
-
-COMMENT ON TABLE private.settings IS 'One row of limits that an administrator changes with update; in force at the next call.';
-
-COMMENT ON COLUMN private.settings.send_count_max IS 'Accepted sends per person in any send_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.send_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.new_conversation_count_max IS 'Conversations one person starts in any new_conversation_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.new_conversation_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.first_contact_count_max IS 'Strangers who may write to one person for the first time in any first_contact_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.first_contact_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.anonymous_may_send IS 'Whether accounts of Supabase anonymous sign-in may write.';
-
-COMMENT ON COLUMN private.settings.group_size_max IS 'Members of one group, its owner included.';
-
-COMMENT ON COLUMN private.settings.edit_window_s IS 'Seconds after sending in which an author may edit; 0 forbids edits, null sets no end.';
-
-COMMENT ON COLUMN private.settings.edit_count_max IS 'Edits per person in any edit_pace_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.edit_pace_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.report_count_max IS 'Reports per person in any report_window_s seconds.';
-
-COMMENT ON COLUMN private.settings.report_window_s IS 'Seconds.';
-
-COMMENT ON COLUMN private.settings.block_count_max IS 'People whom one person may block.';
-
-COMMENT ON COLUMN private.settings.pending_count_max IS 'Messages of one person that may wait for a moderator; what comes next is refused.';
-
-COMMENT ON COLUMN private.settings.sync_epoch IS 'Part of every sync cursor: a new value, set after a restore from a backup, makes all clients start over.';
 
 CREATE FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) RETURNS void
     LANGUAGE plpgsql
@@ -1128,7 +1502,39 @@ $$;
 
 COMMENT ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) IS 'Makes people members of a group from its next message on, and gives the same role to members named as promoted. The caller has checked rights. Raises PT403 recipient_unavailable, PT422 group_full, PT429 rate_limited.';
 
-CREATE FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) RETURNS timestamp with time zone[]
+CREATE FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) RETURNS private.judgement
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return row('allow', null, null, '[]'::jsonb, null)::private.judgement;
+end;
+$$;
+
+COMMENT ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) IS 'First form.';
+
+CREATE FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) RETURNS private.judgement
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v private.judgement := row('allow', null, null, '[]'::jsonb, null);
+begin
+    if not p_contact_allowed and p_text ~ '[[:alnum:]._-]+@[[:alnum:]-]+[.][a-z]+' then
+        v := row(
+            'mask', 'contact_details', 'Contact details are shown once both of you have agreed.',
+            '[{"id": "00000000-0000-0000-0000-000000000000", "name": "contact_details", "version": 1, '
+            '"kind": "contact", "action": "mask"}]'::jsonb,
+            regexp_replace(p_text, '[[:alnum:]._-]+@[[:alnum:]-]+[.][a-z]+', '•••', 'g')
+        );
+    end if;
+    return v;
+end;
+$$;
+
+COMMENT ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) IS 'First form.';
+
+CREATE FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone, p_recent bigint[]) RETURNS timestamp with time zone[]
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -1137,12 +1543,26 @@ declare
         cardinality(p_happened_at) - private.pace_active(p_happened_at, p_window_s, p_now) + 1:
     ] || p_now;
 begin
-    update private.paces as p set happened_at = v_happened_at where p.user_id = p_user_id and p.kind = p_kind;
+    update private.paces as p
+    set happened_at = v_happened_at, recent = coalesce(p_recent, p.recent)
+    where p.user_id = p_user_id and p.kind = p_kind;
     return v_happened_at;
 end;
 $$;
 
-COMMENT ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) IS 'Writes the locked row: what has left the window goes, p_now comes. Returns the times as written.';
+COMMENT ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone, p_recent bigint[]) IS 'Writes the locked row: what has left the window goes, p_now comes, and p_recent unless null. Returns the times as written.';
+
+CREATE FUNCTION private.keep_verdict(p_me uuid, p_conversation_id uuid, p_message_id uuid, p_client_message_id uuid, p_body text, p_verdict private.judgement) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    insert into private.verdicts (user_id, conversation_id, message_id, client_message_id, action, rules, body)
+    values (p_me, p_conversation_id, p_message_id, p_client_message_id, p_verdict.action, p_verdict.rules, p_body);
+end;
+$$;
+
+COMMENT ON FUNCTION private.keep_verdict(p_me uuid, p_conversation_id uuid, p_message_id uuid, p_client_message_id uuid, p_body text, p_verdict private.judgement) IS 'Records what the rules said about a text, whether or not it became a message.';
 
 CREATE FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -1484,70 +1904,6 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.lock_heads(p_user_ids uuid[]) IS 'Locks the heads of these people in id order, moves none, and returns the highest position. Every member has a head: see create_heads.';
-
-CREATE TABLE public.messages (
-    id uuid DEFAULT private.uuid_v7() NOT NULL,
-    conversation_id uuid NOT NULL,
-    seq bigint NOT NULL,
-    event_seq bigint NOT NULL,
-    from_user_id uuid NOT NULL,
-    to_user_id uuid,
-    gig_id uuid,
-    client_message_id uuid NOT NULL,
-    body text,
-    state text DEFAULT 'visible'::text NOT NULL,
-    warning text,
-    is_masked boolean DEFAULT false NOT NULL,
-    is_sensitive boolean DEFAULT false NOT NULL,
-    edited_at timestamp with time zone,
-    deleted_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    changed_position bigint NOT NULL,
-    CONSTRAINT messages_body_check CHECK (((char_length(body) >= 1) AND (char_length(body) <= 4000))),
-    CONSTRAINT messages_seq_check CHECK (((seq >= 1) AND (event_seq >= seq))),
-    CONSTRAINT messages_state_check CHECK ((((state = 'visible'::text) AND ((body IS NULL) = is_sensitive)) OR ((state = ANY (ARRAY['deleted'::text, 'hidden'::text])) AND (body IS NULL))))
-);
-ALTER TABLE ONLY public.messages ALTER COLUMN from_user_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN to_user_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN gig_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN client_message_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN body SET STATISTICS 0;
-
-COMMENT ON TABLE public.messages IS 'What every member in range may read, and nothing else. Never deleted one by one: deleting leaves a tombstone. Written by functions only.';
-
-COMMENT ON COLUMN public.messages.id IS 'Time-ordered UUID.';
-
-COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation.';
-
-COMMENT ON COLUMN public.messages.seq IS 'Place in the conversation, contiguous from 1.';
-
-COMMENT ON COLUMN public.messages.event_seq IS 'The conversation''s event_seq at the last change of this message.';
-
-COMMENT ON COLUMN public.messages.from_user_id IS 'The author: always the caller who wrote it.';
-
-COMMENT ON COLUMN public.messages.to_user_id IS 'The other person of a direct conversation; null in groups.';
-
-COMMENT ON COLUMN public.messages.gig_id IS 'The conversation''s gig, copied for queries by gig.';
-
-COMMENT ON COLUMN public.messages.client_message_id IS 'The author''s idempotency key.';
-
-COMMENT ON COLUMN public.messages.body IS 'Normalised text of 1 to 4,000 code points; null when deleted, hidden or sensitive.';
-
-COMMENT ON COLUMN public.messages.state IS 'visible, deleted (by its author) or hidden (by moderation).';
-
-COMMENT ON COLUMN public.messages.warning IS 'Label of a content warning that a moderation rule gave; null: none.';
-
-COMMENT ON COLUMN public.messages.is_masked IS 'Contact details are covered until the host application allows them in this conversation.';
-
-COMMENT ON COLUMN public.messages.is_sensitive IS 'The text is encrypted by the service and never in the database.';
-
-COMMENT ON COLUMN public.messages.edited_at IS 'Time of the last edit.';
-
-COMMENT ON COLUMN public.messages.deleted_at IS 'When its author deleted it.';
-
-COMMENT ON COLUMN public.messages.created_at IS 'When it was accepted, taken under the conversation''s lock.';
-
-COMMENT ON COLUMN public.messages.changed_position IS 'Position (microseconds) of its last change; see private.heads.';
 
 CREATE FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) RETURNS public.messages
     LANGUAGE plpgsql
@@ -1934,6 +2290,28 @@ $$;
 
 COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden when they block the author of a group''s message. Null: as nobody in particular. The caller has checked access.';
 
+CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT
+    SET search_path TO ''
+    AS $$
+begin
+    return lower(p_text);
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderation_fold(p_text text) IS 'First form.';
+
+CREATE FUNCTION private.moderation_revision() RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return (select s.revision from private.moderation_state as s);
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderation_revision() IS 'Rises with every change of a rule.';
+
 CREATE FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -2157,6 +2535,37 @@ $$;
 
 COMMENT ON FUNCTION private.pace_json(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) IS 'Shape Pace, for rate limit headers: limit, remaining, windowS, and resetS, the seconds until at least one more is allowed.';
 
+CREATE FUNCTION private.pending_json(p_pending private.pending_messages) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_conversation public.conversations;
+    v_message public.messages;
+begin
+    select c.* into v_conversation from public.conversations as c where c.id = p_pending.conversation_id;
+    v_message.id := p_pending.message_id;
+    v_message.conversation_id := p_pending.conversation_id;
+    v_message.seq := 0;
+    v_message.event_seq := 0;
+    v_message.from_user_id := p_pending.from_user_id;
+    v_message.to_user_id := case v_conversation.direct_low
+        when p_pending.from_user_id then v_conversation.direct_high
+        else v_conversation.direct_low
+    end;
+    v_message.gig_id := v_conversation.gig_id;
+    v_message.client_message_id := p_pending.client_message_id;
+    v_message.body := p_pending.body;
+    v_message.state := p_pending.state;
+    v_message.is_masked := false;
+    v_message.is_sensitive := p_pending.is_sensitive;
+    v_message.created_at := p_pending.created_at;
+    return private.message_json(v_message, null, null);
+end;
+$$;
+
+COMMENT ON FUNCTION private.pending_json(p_pending private.pending_messages) IS 'A held message in the shape Message, for its author: the text as it was written, seq and eventSeq 0.';
+
 CREATE FUNCTION private.profile_json(p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path TO ''
@@ -2320,6 +2729,21 @@ $$;
 
 COMMENT ON FUNCTION private.receipts_json(p_conversation_id uuid) IS 'The shared watermarks of all current members as an array of Receipt.';
 
+CREATE FUNCTION private.recent_with(p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_now timestamp with time zone) RETURNS bigint[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v bigint[] := p_recent || array[
+        coalesce(p_digest, 0), hashtextextended(p_conversation_id::text, 20261122), floor(extract(epoch from p_now))::bigint
+    ];
+begin
+    return v[greatest(1, cardinality(v) - 95):];
+end;
+$$;
+
+COMMENT ON FUNCTION private.recent_with(p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_now timestamp with time zone) IS 'First form.';
+
 CREATE FUNCTION private.record_action(p_moderator_id uuid, p_action text, p_item_id uuid, p_user_id uuid, p_message_id uuid, p_sanction_id uuid, p_note text, p_details jsonb, p_undoes uuid) RETURNS uuid
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -2362,6 +2786,92 @@ $$;
 
 COMMENT ON FUNCTION private.refuse_change() IS 'Trigger of tables that only grow; holds for their owner too.';
 
+CREATE FUNCTION private.reject_pending(p_message_id uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_pending private.pending_messages;
+    v_conversation public.conversations;
+    v_position bigint;
+begin
+    select p.* into v_pending from private.pending_messages as p where p.message_id = p_message_id;
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = v_pending.conversation_id
+    for no key update;
+    update private.pending_messages as p
+    set state = 'rejected', decided_at = clock_timestamp()
+    where p.message_id = p_message_id and p.state = 'pending'
+    returning p.* into v_pending;
+    if not found then
+        return false;
+    end if;
+    v_position := private.move_heads(array[v_pending.from_user_id], v_conversation.position);
+    update public.conversations as c
+    set event_seq = c.event_seq + 1, position = v_position
+    where c.id = v_conversation.id;
+    update public.conversation_members as m
+    set changed_position = v_position
+    where m.conversation_id = v_conversation.id and m.user_id = v_pending.from_user_id;
+    perform private.emit('message.rejected', v_conversation.id, array[v_pending.from_user_id], null, null);
+    return true;
+end;
+$$;
+
+COMMENT ON FUNCTION private.reject_pending(p_message_id uuid) IS 'Refuses a held message and tells its author; false when it is not waiting. The caller has checked rights.';
+
+CREATE FUNCTION private.release_pending(p_message_id uuid) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_pending private.pending_messages;
+    v_conversation public.conversations;
+begin
+    select p.* into v_pending from private.pending_messages as p where p.message_id = p_message_id;
+    if not found then
+        return 'gone';
+    end if;
+    -- First in the order of locks: a retry of the author sees the message held or sent, never neither.
+    perform private.lock_pace(v_pending.from_user_id, 'send');
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = v_pending.conversation_id
+    for no key update;
+    if
+        not private.account_is_active(v_pending.from_user_id)
+        or (v_conversation.kind = 'direct' and (
+            private.is_blocked_pair(v_conversation.direct_low, v_conversation.direct_high)
+            or not private.account_is_active(
+                case v_conversation.direct_low
+                    when v_pending.from_user_id then v_conversation.direct_high
+                    else v_conversation.direct_low
+                end
+            )
+        ))
+        or not exists (
+            select 1
+            from public.conversation_members as m
+            where m.conversation_id = v_conversation.id and m.user_id = v_pending.from_user_id and m.left_at is null
+        )
+    then
+        return 'undeliverable';
+    end if;
+    delete from private.pending_messages as p where p.message_id = p_message_id returning p.* into v_pending;
+    if not found then
+        return 'gone';
+    end if;
+    if v_conversation.contact_allowed_at is not null then
+        v_pending.masked_body := null;
+    end if;
+    perform private.insert_message(v_conversation, v_pending);
+    return 'released';
+end;
+$$;
+
+COMMENT ON FUNCTION private.release_pending(p_message_id uuid) IS 'Makes a message of a held one, now, with the next seq: released. undeliverable: author or recipient is gone, or they have blocked each other; it stays held. gone: it was withdrawn or released already. The caller has checked rights.';
+
 CREATE FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -2389,7 +2899,21 @@ $$;
 
 COMMENT ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.remove_member.';
 
-CREATE FUNCTION private.replace_body(p_message public.messages, p_body text) RETURNS void
+CREATE FUNCTION private.reopen_pending(p_message_id uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    update private.pending_messages as p
+    set state = 'pending', decided_at = null
+    where p.message_id = p_message_id and p.state = 'rejected';
+    return found;
+end;
+$$;
+
+COMMENT ON FUNCTION private.reopen_pending(p_message_id uuid) IS 'Lets a refused message wait again; false when it was not refused. The caller has checked rights.';
+
+CREATE FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -2399,6 +2923,7 @@ declare
         from public.conversation_members as m
         where m.conversation_id = p_message.conversation_id and m.left_at is null
     );
+    v_blocker_ids constant uuid[] := private.blockers_among(v_member_ids, p_message.from_user_id);
     v_position bigint;
     v_event_seq bigint;
     v_now timestamptz;
@@ -2408,17 +2933,27 @@ begin
     where c.id = p_message.conversation_id;
     v_now := clock_timestamp();
 
+    -- A sensitive text is in its envelope, which goes with the message.
     insert into private.message_versions (message_id, version, body, replaced_at)
     select p_message.id, count(*) + 1, p_message.body, v_now
     from private.message_versions as v
-    where v.message_id = p_message.id;
+    where v.message_id = p_message.id
+    having p_message.body is not null;
+    if p_body is not null then
+        delete from private.originals as o where o.message_id = p_message.id;
+        insert into private.originals (message_id, body)
+        select p_message.id, p_body
+        where p_verdict.masked_body is not null;
+    end if;
     update public.conversations as c
     set event_seq = c.event_seq + 1, position = v_position
     where c.id = p_message.conversation_id
     returning c.event_seq into v_event_seq;
     update public.messages as m
     set
-        body = p_body,
+        body = coalesce(p_verdict.masked_body, p_body),
+        warning = case when p_verdict.action = 'warn' then p_verdict.label end,
+        is_masked = p_verdict.masked_body is not null,
         state = case when p_body is null then 'deleted' else m.state end,
         edited_at = case when p_body is null then m.edited_at else v_now end,
         deleted_at = case when p_body is null then v_now end,
@@ -2431,7 +2966,7 @@ begin
         -- A deleted message was counted by whoever had not read it.
         unread_count = m.unread_count - (
             p_body is null and m.user_id <> p_message.from_user_id
-            and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
+            and m.user_id <> all(v_blocker_ids) and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
     perform private.emit(
@@ -2441,7 +2976,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.replace_body(p_message public.messages, p_body text) IS 'Writes another text to a visible message of a locked conversation, or null to delete it, and keeps the one before.';
+COMMENT ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) IS 'Writes another text to a visible message of a locked conversation, as the verdict lets it be read, or null to delete it, and keeps the one before.';
 
 CREATE FUNCTION private.require_account() RETURNS uuid
     LANGUAGE plpgsql STABLE
@@ -2523,6 +3058,41 @@ $$;
 
 COMMENT ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) IS 'For what puts words before others. Raises PT403 account_unavailable unless the account exists, is neither banned nor suspended, and is not anonymous (or the settings allow that); PT403 account_muted while a moderator has muted it.';
 
+CREATE FUNCTION private.restore_message(p_message_id uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_message public.messages;
+    v_body text;
+    v_masked text;
+begin
+    perform 1
+    from public.conversations as c
+    where c.id = (select m.conversation_id from public.messages as m where m.id = p_message_id)
+    for no key update;
+    select m.* into v_message from public.messages as m where m.id = p_message_id;
+    if v_message.state is distinct from 'hidden' then
+        return false;
+    end if;
+    if v_message.is_sensitive then
+        perform private.show_message(v_message, null, 'visible', v_message.is_masked);
+        return true;
+    end if;
+    select o.body into v_body from private.originals as o where o.message_id = p_message_id;
+    if v_message.is_masked then
+        v_masked := (private.judge_text(v_body, false)).masked_body;
+    end if;
+    if v_masked is null then
+        delete from private.originals as o where o.message_id = p_message_id;
+    end if;
+    perform private.show_message(v_message, coalesce(v_masked, v_body), 'visible', v_masked is not null);
+    return true;
+end;
+$$;
+
+COMMENT ON FUNCTION private.restore_message(p_message_id uuid) IS 'Shows a hidden message again, masked if it was; false when it is not hidden. The caller has checked rights.';
+
 CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -2530,18 +3100,22 @@ CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_u
     AS $$
 declare
     v_me constant uuid := private.require_caller();
-    v_key constant uuid := coalesce(p_client_message_id, gen_random_uuid());
     v_body constant text := private.normalize_text(p_body);
     v_settings private.settings;
     v_sent_at timestamptz[];
+    v_recent bigint[];
     v_now timestamptz;
     v_conversation_id uuid;
     v_conversation public.conversations;
     v_other uuid := p_to_user_id;
+    v_is_first_contact boolean;
     v_send_key private.send_keys;
+    v_message private.pending_messages;
+    v_pending private.pending_messages;
     v_digest bytea;
-    v_member_ids uuid[];
-    v_position bigint;
+    v_text_digest bigint;
+    v_verdict private.judgement;
+    v_inserted public.messages;
     v_seq bigint;
     v_is_created boolean := false;
 begin
@@ -2561,6 +3135,7 @@ begin
 
     if p_conversation_id is null then
         v_conversation_id := private.find_direct(v_me, p_to_user_id, p_gig_id);
+        select c.* into v_conversation from public.conversations as c where c.id = v_conversation_id;
     else
         select c.* into v_conversation
         from public.conversations as c
@@ -2582,10 +3157,17 @@ begin
         v_conversation_id := p_conversation_id;
     end if;
 
+    v_message.message_id := private.uuid_v7();
+    v_message.from_user_id := v_me;
+    v_message.client_message_id := coalesce(p_client_message_id, gen_random_uuid());
+    v_message.body := v_body;
+    v_message.is_sensitive := false;
+    v_message.state := 'pending';
+
     -- A known key is answered before pace and recipient are asked: an honest retry always learns what became of it.
     select k.* into v_send_key
     from private.send_keys as k
-    where k.from_user_id = v_me and k.client_message_id = v_key;
+    where k.from_user_id = v_me and k.client_message_id = v_message.client_message_id;
     if found then
         v_digest := sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8'));
         if v_digest is distinct from v_send_key.request_digest then
@@ -2597,7 +3179,12 @@ begin
         inner join public.conversation_members as me on m.conversation_id = me.conversation_id
         where m.id = v_send_key.message_id and me.user_id = v_me and me.left_at is null and me.visible_from_seq <= m.seq;
         if not found then
-            raise sqlstate 'PT404' using message = 'not_found', detail = 'The message is no longer there for you.';
+            select p.* into v_pending from private.pending_messages as p where p.message_id = v_send_key.message_id;
+            if not found then
+                raise sqlstate 'PT404' using message = 'not_found', detail = 'The message is no longer there for you.';
+            elsif v_pending.state = 'rejected' then
+                raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
+            end if;
         end if;
     else
         perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
@@ -2605,60 +3192,95 @@ begin
         if v_conversation.kind = 'direct' then
             v_other := case v_conversation.direct_low when v_me then v_conversation.direct_high else v_conversation.direct_low end;
         end if;
-        if v_other = v_me or (v_other is not null and not private.account_is_active(v_other)) then
+        if
+            v_other = v_me
+            or (v_other is not null and (not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)))
+        then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
+
+        -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
+        v_now := clock_timestamp();
+        v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0 and not exists (
+            select 1
+            from public.conversations as c
+            where
+                c.kind = 'direct' and c.direct_low = least(v_me, v_other) and c.direct_high = greatest(v_me, v_other)
+                and c.last_seq > 0
+        );
+        select p.recent into v_recent from private.paces as p where p.user_id = v_me and p.kind = 'send';
+        v_text_digest := private.text_digest(v_body);
+        v_verdict := private.stronger(
+            private.judge_text(v_body, v_conversation.contact_allowed_at is not null),
+            private.judge_behaviour(
+                v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
+                v_is_first_contact and private.has_link(v_body), v_now
+            )
+        );
+        v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
+        if v_verdict.action = 'reject' then
+            update private.paces as p set recent = v_recent where p.user_id = v_me and p.kind = 'send';
+            perform private.keep_verdict(
+                v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
+            );
+            return private.refuse(422, 'message_rejected', v_verdict.explanation, null);
+        end if;
+
         if v_conversation_id is null then
             v_conversation_id := private.open_direct(v_me, v_other, p_gig_id, v_settings);
         end if;
-
         select c.* into v_conversation
         from public.conversations as c
         where c.id = v_conversation_id
         for no key update;
-        select array_agg(m.user_id) into v_member_ids
-        from public.conversation_members as m
-        where m.conversation_id = v_conversation_id and m.left_at is null;
-        if not coalesce(v_me = any(v_member_ids), false) then
-            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+        -- Asked again under the lock, which a block and the end of a membership take as well.
+        if v_other is null then
+            perform 1
+            from public.conversation_members as m
+            where m.conversation_id = v_conversation_id and m.user_id = v_me and m.left_at is null;
+            if not found then
+                raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+            end if;
+        elsif private.is_blocked_pair(v_me, v_other) then
+            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
-        v_position := private.move_heads(v_member_ids, v_conversation.position);
-        v_now := clock_timestamp();
-        v_seq := v_conversation.last_seq + 1;
+        v_message.conversation_id := v_conversation_id;
+        v_message.created_at := v_now;
+        v_message.warning := case when v_verdict.action = 'warn' then v_verdict.label end;
+        -- Contact may have been allowed while we waited for the lock.
+        v_message.masked_body := case when v_conversation.contact_allowed_at is null then v_verdict.masked_body end;
 
-        update public.conversations as c
-        set last_seq = v_seq, event_seq = c.event_seq + 1, position = v_position, last_message_at = v_now
-        where c.id = v_conversation_id;
-        insert into public.messages (
-            conversation_id, seq, event_seq, from_user_id, to_user_id, gig_id, client_message_id,
-            body, created_at, changed_position
-        )
-        values (
-            v_conversation_id, v_seq, v_conversation.event_seq + 1, v_me, v_other, v_conversation.gig_id, v_key,
-            v_body, v_now, v_position
-        )
-        returning id into v_send_key.message_id;
         insert into private.send_keys (from_user_id, client_message_id, request_digest, message_id)
         values (
-            v_me, v_key, sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8')), v_send_key.message_id
+            v_me, v_message.client_message_id, sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8')),
+            v_message.message_id
         );
-        update public.conversation_members as m
-        set
-            unread_count = m.unread_count + (m.user_id <> v_me)::integer,
-            last_activity_at = v_now,
-            archived_at = case when m.muted_until > v_now then m.archived_at end,
-            changed_position = v_position
-        where m.conversation_id = v_conversation_id and m.left_at is null;
-        v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now);
+        if v_verdict.action <> 'allow' then
+            perform private.keep_verdict(
+                v_me, v_conversation_id, v_message.message_id, v_message.client_message_id, v_body, v_verdict
+            );
+        end if;
+        if v_verdict.action = 'hold' then
+            perform private.hold_message(v_conversation, v_message, v_settings);
+            v_pending := v_message;
+            v_now := clock_timestamp();
+        else
+            v_inserted := private.insert_message(v_conversation, v_message);
+            v_seq := v_inserted.seq;
+            v_now := v_inserted.created_at;
+        end if;
+        v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now, v_recent);
         v_is_created := true;
-        perform private.note_seen(v_me);
-        perform private.emit('message.created', v_conversation_id, v_member_ids, v_seq, null);
     end if;
 
     return jsonb_build_object(
-        'message', private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0,
+        'message', case
+            when v_seq is null then private.pending_json(v_pending)
+            else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
+        end,
         'conversation', private.conversation_json(v_me, v_conversation_id),
         'created', v_is_created,
+        'held', v_seq is null,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
     );
 end;
@@ -2691,6 +3313,64 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.set_typing(p_conversation_id uuid) IS 'Definer, because the live topic is read under nobody''s rows; acts for auth.uid() only. See public.set_typing.';
+
+CREATE FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_member_ids constant uuid[] := array(
+        select m.user_id
+        from public.conversation_members as m
+        where m.conversation_id = p_message.conversation_id and m.left_at is null
+    );
+    v_blocker_ids constant uuid[] := private.blockers_among(v_member_ids, p_message.from_user_id);
+    v_unread_change constant integer := (p_state = 'visible')::integer - (p_message.state = 'visible')::integer;
+    v_position bigint;
+    v_event_seq bigint;
+begin
+    select private.move_heads(v_member_ids, c.position) into v_position
+    from public.conversations as c
+    where c.id = p_message.conversation_id;
+    update public.conversations as c
+    set event_seq = c.event_seq + 1, position = v_position
+    where c.id = p_message.conversation_id
+    returning c.event_seq into v_event_seq;
+    update public.messages as m
+    set body = p_body, state = p_state, is_masked = p_is_masked, event_seq = v_event_seq, changed_position = v_position
+    where m.id = p_message.id;
+    update public.conversation_members as m
+    set
+        changed_position = v_position,
+        unread_count = m.unread_count + v_unread_change * (
+            m.user_id <> p_message.from_user_id and m.user_id <> all(v_blocker_ids)
+            and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
+        )::integer
+    where m.conversation_id = p_message.conversation_id and m.left_at is null;
+    perform private.emit('message.updated', p_message.conversation_id, v_member_ids, p_message.seq, null);
+end;
+$$;
+
+COMMENT ON FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) IS 'Changes how a message of a locked conversation is shown, and who has how much unread, and tells everybody; it is not an edit.';
+
+CREATE FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) RETURNS private.judgement
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
+    v private.judgement := p_a;
+begin
+    if array_position(v_order, p_b.action) > array_position(v_order, p_a.action) then
+        v := p_b;
+    end if;
+    v.rules := p_a.rules || p_b.rules;
+    v.masked_body := coalesce(p_a.masked_body, p_b.masked_body);
+    return v;
+end;
+$$;
+
+COMMENT ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) IS 'The stronger of two verdicts, with the rules of both and the masked text of either.';
 
 CREATE FUNCTION private.sync(p_cursor text, p_limit integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -2848,11 +3528,22 @@ declare
     v_now constant timestamptz := clock_timestamp();
 begin
     perform private.check_pace(v_happened_at, p_count_max, p_window_s, v_now);
-    perform private.keep_pace(p_user_id, p_kind, v_happened_at, p_window_s, v_now);
+    perform private.keep_pace(p_user_id, p_kind, v_happened_at, p_window_s, v_now, null);
 end;
 $$;
 
 COMMENT ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer) IS 'Counts one event now, or raises PT429 rate_limited. Undone with the transaction, so what was refused is not counted.';
+
+CREATE FUNCTION private.text_digest(p_text text) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return case when char_length(p_text) >= 12 then hashtextextended(private.moderation_fold(p_text), 20261122) end;
+end;
+$$;
+
+COMMENT ON FUNCTION private.text_digest(p_text text) IS 'First form.';
 
 CREATE FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) RETURNS integer
     LANGUAGE plpgsql STABLE
@@ -3075,6 +3766,13 @@ CREATE FUNCTION public.add_members(p_conversation_id uuid DEFAULT NULL::uuid, p_
 
 COMMENT ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) IS 'Adds people to a group (default role member), or sets the role of people who are in it, and answers them: {members}. Owners and admins may add; only owners give other roles. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, account_unavailable or recipient_unavailable, PT404 not_found, PT422 not_a_group or group_full, PT429 rate_limited.';
 
+CREATE FUNCTION public.allow_contact(p_conversation_id uuid DEFAULT NULL::uuid, p_is_allowed boolean DEFAULT NULL::boolean) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.allow_contact(p_conversation_id, p_is_allowed);
+
+COMMENT ON FUNCTION public.allow_contact(p_conversation_id uuid, p_is_allowed boolean) IS 'For the host application''s server only (service_role), for example when a gig is booked: from now on contact details are shown in this conversation, and so are those of its masked messages, at most 500 in a call: {conversationId, isAllowed, unmaskedCount}. False: new messages are masked again. Raises PT400 validation_failed, PT404 not_found.';
+
 CREATE FUNCTION public.create_group(p_title text DEFAULT NULL::text, p_member_ids uuid[] DEFAULT '{}'::uuid[], p_gig_id uuid DEFAULT NULL::uuid, p_client_group_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -3087,14 +3785,14 @@ CREATE FUNCTION public.delete_message(p_message_id uuid DEFAULT NULL::uuid) RETU
     SET search_path TO ''
     RETURN private.delete_message(p_message_id);
 
-COMMENT ON FUNCTION public.delete_message(p_message_id uuid) IS 'Deletes the caller''s own message for everybody; a tombstone without text stays, so seq has no gap: {message}. A repeat changes nothing. Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found.';
+COMMENT ON FUNCTION public.delete_message(p_message_id uuid) IS 'Deletes the caller''s own message for everybody; a tombstone without text stays, so seq has no gap: {message}. A repeat changes nothing. A held message is withdrawn and leaves none. Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found.';
 
 CREATE FUNCTION public.edit_message(p_message_id uuid DEFAULT NULL::uuid, p_body text DEFAULT NULL::text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     RETURN private.edit_message(p_message_id, p_body);
 
-COMMENT ON FUNCTION public.edit_message(p_message_id uuid, p_body text) IS 'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or account_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed, PT429 rate_limited.';
+COMMENT ON FUNCTION public.edit_message(p_message_id uuid, p_body text) IS 'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or account_unavailable or account_muted, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed or message_sensitive, PT429 rate_limited. What moderation refuses is answered with status 422, as by send_message.';
 
 CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -3102,6 +3800,13 @@ CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uui
     RETURN private.get_conversation(p_conversation_id);
 
 COMMENT ON FUNCTION public.get_conversation(p_conversation_id uuid) IS 'One conversation with its newest 30 messages, ascending: {conversation}. Raises PT401 unauthenticated, PT404 not_found (also for a conversation of others).';
+
+CREATE FUNCTION public.get_moderation_rules() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.get_moderation_rules();
+
+COMMENT ON FUNCTION public.get_moderation_rules() IS 'For the service alone: {revision, rules} with all enabled rules, to judge sensitive texts that the database may not see.';
 
 CREATE FUNCTION public.get_profile() RETURNS jsonb
     LANGUAGE sql STABLE
@@ -3178,7 +3883,7 @@ CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversati
     SET search_path TO ''
     RETURN private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id);
 
-COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, conversation, created, pace}; a replay has created = false and the message as it is now. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
+COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, conversation, created, held, pace}; a replay has created = false and the message as it is now. What moderation refuses is answered, not raised, as {code, message, details, hint} with status 422, so that the verdict is kept. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
 
 CREATE FUNCTION public.set_typing(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
@@ -3367,6 +4072,35 @@ COMMENT ON COLUMN private.moderation_items.decided_at IS 'When it was decided.';
 
 COMMENT ON COLUMN private.moderation_items.decision IS 'What was decided.';
 
+CREATE TABLE private.moderation_rule_versions (
+    rule_id uuid NOT NULL,
+    version integer NOT NULL,
+    definition jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE private.moderation_rules (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    name text NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
+    kind text NOT NULL,
+    action text NOT NULL,
+    is_enabled boolean DEFAULT true NOT NULL,
+    label text NOT NULL,
+    explanation text NOT NULL,
+    terms text[] DEFAULT '{}'::text[] NOT NULL,
+    pattern text,
+    domains text[] DEFAULT '{}'::text[] NOT NULL,
+    settings jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE private.moderation_state (
+    is_only_row boolean DEFAULT true NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL
+);
+
 CREATE TABLE private.moderators (
     user_id uuid NOT NULL,
     role text DEFAULT 'moderator'::text NOT NULL,
@@ -3414,46 +4148,6 @@ COMMENT ON COLUMN private.paces.kind IS 'send, edit, report, new_conversation (s
 COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the window is dropped at the next write.';
 
 COMMENT ON COLUMN private.paces.recent IS 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';
-
-CREATE TABLE private.pending_messages (
-    message_id uuid DEFAULT private.uuid_v7() NOT NULL,
-    conversation_id uuid NOT NULL,
-    from_user_id uuid NOT NULL,
-    client_message_id uuid NOT NULL,
-    body text,
-    masked_body text,
-    warning text,
-    is_sensitive boolean DEFAULT false NOT NULL,
-    state text DEFAULT 'pending'::text NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    decided_at timestamp with time zone,
-    CONSTRAINT pending_messages_body_check CHECK (((body IS NULL) = is_sensitive)),
-    CONSTRAINT pending_messages_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'rejected'::text])))
-);
-
-COMMENT ON TABLE private.pending_messages IS 'Messages that wait for a moderator, without a seq: only their authors know of them. A release makes a message of one and removes it here.';
-
-COMMENT ON COLUMN private.pending_messages.message_id IS 'The id the message has from the start and keeps when it is released.';
-
-COMMENT ON COLUMN private.pending_messages.conversation_id IS 'The conversation; one that it would have started is not yet there for the other person.';
-
-COMMENT ON COLUMN private.pending_messages.from_user_id IS 'The author.';
-
-COMMENT ON COLUMN private.pending_messages.client_message_id IS 'The author''s idempotency key.';
-
-COMMENT ON COLUMN private.pending_messages.body IS 'The text; null when sensitive.';
-
-COMMENT ON COLUMN private.pending_messages.masked_body IS 'What others will read while contact details are not allowed; null: all of it.';
-
-COMMENT ON COLUMN private.pending_messages.warning IS 'Label of the content warning it will carry.';
-
-COMMENT ON COLUMN private.pending_messages.is_sensitive IS 'The text is in its envelope.';
-
-COMMENT ON COLUMN private.pending_messages.state IS 'pending or rejected.';
-
-COMMENT ON COLUMN private.pending_messages.created_at IS 'When it was sent.';
-
-COMMENT ON COLUMN private.pending_messages.decided_at IS 'When it was rejected.';
 
 CREATE TABLE private.sanctions (
     id uuid DEFAULT private.uuid_v7() NOT NULL,
@@ -3590,6 +4284,18 @@ ALTER TABLE ONLY private.moderation_actions
 ALTER TABLE ONLY private.moderation_items
     ADD CONSTRAINT moderation_items_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY private.moderation_rule_versions
+    ADD CONSTRAINT moderation_rule_versions_pkey PRIMARY KEY (rule_id, version);
+
+ALTER TABLE ONLY private.moderation_rules
+    ADD CONSTRAINT moderation_rules_name_key UNIQUE (name);
+
+ALTER TABLE ONLY private.moderation_rules
+    ADD CONSTRAINT moderation_rules_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY private.moderation_state
+    ADD CONSTRAINT moderation_state_pkey PRIMARY KEY (is_only_row);
+
 ALTER TABLE ONLY private.moderators
     ADD CONSTRAINT moderators_pkey PRIMARY KEY (user_id);
 
@@ -3625,6 +4331,8 @@ ALTER TABLE ONLY public.messages
 
 ALTER TABLE ONLY public.profiles
     ADD CONSTRAINT profiles_pkey PRIMARY KEY (user_id);
+
+CREATE INDEX blocks_blocked_id_blocker_id_idx ON private.blocks USING btree (blocked_id, blocker_id);
 
 CREATE INDEX moderation_actions_item_id_idx ON private.moderation_actions USING btree (item_id, id);
 
@@ -3707,9 +4415,14 @@ REVOKE ALL ON FUNCTION private.account_is_active(p_user_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.allow_contact(p_conversation_id uuid, p_is_allowed boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.allow_contact(p_conversation_id uuid, p_is_allowed boolean) TO service_role;
+
 REVOKE ALL ON FUNCTION private.announce_profile(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.blockers_among(p_user_ids uuid[], p_blocked_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) FROM PUBLIC;
 
@@ -3755,6 +4468,9 @@ REVOKE ALL ON FUNCTION private.forget_profile() FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.get_conversation(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_conversation(p_conversation_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.get_moderation_rules() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.get_moderation_rules() TO service_role;
+
 REVOKE ALL ON FUNCTION private.get_profile() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_profile() TO authenticated;
 
@@ -3762,13 +4478,24 @@ REVOKE ALL ON FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_rec
 
 REVOKE ALL ON FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.has_link(p_text text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.has_long_mark_run(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.hide_message(p_message_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.hold_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.inbox_matches(p_user_id uuid, p_conversation_id uuid, p_folded text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.inbox_place_of(p_cursor text) FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.messages TO authenticated;
+GRANT SELECT ON TABLE public.messages TO service_role;
+
+REVOKE ALL ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) FROM PUBLIC;
 
@@ -3780,7 +4507,13 @@ REVOKE ALL ON FUNCTION private.iso_time(p_at timestamp with time zone) FROM PUBL
 
 REVOKE ALL ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone, p_recent bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.keep_verdict(p_me uuid, p_conversation_id uuid, p_message_id uuid, p_client_message_id uuid, p_body text, p_verdict private.judgement) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) FROM PUBLIC;
 
@@ -3801,9 +4534,6 @@ GRANT ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before big
 REVOKE ALL ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[]) FROM PUBLIC;
-
-GRANT SELECT ON TABLE public.messages TO authenticated;
-GRANT SELECT ON TABLE public.messages TO service_role;
 
 REVOKE ALL ON FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) FROM PUBLIC;
 
@@ -3832,6 +4562,10 @@ REVOKE ALL ON FUNCTION private.message_json(p_message public.messages, p_read_se
 
 REVOKE ALL ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.moderation_fold(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_revision() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.my_contact_ids() FROM PUBLIC;
@@ -3856,6 +4590,8 @@ REVOKE ALL ON FUNCTION private.pace_active(p_happened_at timestamp with time zon
 
 REVOKE ALL ON FUNCTION private.pace_json(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.pending_json(p_pending private.pending_messages) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.profile_json(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) FROM PUBLIC;
@@ -3866,16 +4602,24 @@ REVOKE ALL ON FUNCTION private.receipt_json(p_member public.conversation_members
 
 REVOKE ALL ON FUNCTION private.receipts_json(p_conversation_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.recent_with(p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_now timestamp with time zone) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.record_action(p_moderator_id uuid, p_action text, p_item_id uuid, p_user_id uuid, p_message_id uuid, p_sanction_id uuid, p_note text, p_details jsonb, p_undoes uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.refuse(p_status integer, p_code text, p_detail text, p_hint text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.refuse_change() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.reject_pending(p_message_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.release_pending(p_message_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.reopen_pending(p_message_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_account() FROM PUBLIC;
 
@@ -3885,11 +4629,17 @@ REVOKE ALL ON FUNCTION private.require_moderator() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.restore_message(p_message_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.set_typing(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.set_typing(p_conversation_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) TO authenticated;
@@ -3897,6 +4647,8 @@ GRANT ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) TO authentica
 REVOKE ALL ON FUNCTION private.sync_digest(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.text_digest(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) FROM PUBLIC;
 
@@ -3914,6 +4666,9 @@ GRANT ALL ON FUNCTION private.update_profile(p_changes jsonb) TO authenticated;
 REVOKE ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.allow_contact(p_conversation_id uuid, p_is_allowed boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.allow_contact(p_conversation_id uuid, p_is_allowed boolean) TO service_role;
+
 REVOKE ALL ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) TO authenticated;
 
@@ -3925,6 +4680,9 @@ GRANT ALL ON FUNCTION public.edit_message(p_message_id uuid, p_body text) TO aut
 
 REVOKE ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.get_moderation_rules() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_moderation_rules() TO service_role;
 
 REVOKE ALL ON FUNCTION public.get_profile() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_profile() TO authenticated;

@@ -52,6 +52,7 @@ class _Sent(Struct, frozen=True):
     message: Message
     conversation: Conversation
     created: bool
+    held: bool
     pace: _Pace
 
 
@@ -61,7 +62,11 @@ class _Sent(Struct, frozen=True):
     status_code=201,
     opt=problems.answers(
         MessageSent,
-        {201: "The message was sent.", 200: "A replay: the message as it is now."},
+        {
+            201: "The message was sent.",
+            202: "The message waits for a moderator; only its author knows of it.",
+            200: "A replay: the message as it is now.",
+        },
         "not_found",
         "recipient_unavailable",
         "recipient_mismatch",
@@ -99,7 +104,8 @@ async def send_message(data: JSONBody[SendMessage], request: ApiRequest) -> Repl
             log.current().pace = limits.sends_refused(problem.retry_after_s or 1)
         raise
     log.current().pace = limits.sends(sent.pace.limit, sent.pace.remaining, sent.pace.window_s, sent.pace.reset_s)
-    return Reply(MessageSent(sent.message, sent.conversation), 201 if sent.created else 200)
+    status = 200 if not sent.created else 202 if sent.held else 201
+    return Reply(MessageSent(sent.message, sent.conversation), status)
 
 
 def _key(in_body: str | None, in_header: bytes | None) -> str:
@@ -150,6 +156,7 @@ class OneMessage(Struct, frozen=True):
         "account_muted",
         "message_deleted",
         "message_rejected",
+        "message_sensitive",
         "edit_window_closed",
         *problems.WITH_BODY,
     ),

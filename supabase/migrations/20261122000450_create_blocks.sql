@@ -1,7 +1,8 @@
 -- Purpose:   who does not want to hear from whom.
 -- Consumers: sends, typing, receipts, presence, unread counts and shapes; block_user and unblock_user write it.
 -- Locks:     none on existing tables.
--- Undo:      drop function private.is_blocked_pair(uuid, uuid); drop function private.has_blocked(uuid, uuid);
+-- Undo:      drop function private.blockers_among(uuid[], uuid); drop function private.is_blocked_pair(uuid, uuid);
+--            drop function private.has_blocked(uuid, uuid);
 --            drop table private.blocks;
 set lock_timeout = '4s';
 
@@ -13,6 +14,8 @@ create table private.blocks (
     constraint blocks_blocked_id_check check (blocked_id <> blocker_id)
 );
 revoke all on table private.blocks from public, anon, authenticated, service_role;
+-- Who blocks the author of a message: asked at every message of a group.
+create index blocks_blocked_id_blocker_id_idx on private.blocks (blocked_id, blocker_id);
 comment on table private.blocks is
 'Ends contact both ways: neither can write to the other directly, type to them or see whether they are there. Never announced.';
 comment on column private.blocks.blocker_id is 'auth.users.id of who does not want to hear from the other.';
@@ -48,3 +51,20 @@ end;
 $$;
 comment on function private.is_blocked_pair(uuid, uuid) is 'Whether one of the two blocks the other.';
 revoke all on function private.is_blocked_pair(uuid, uuid) from public, anon, authenticated, service_role;
+
+create function private.blockers_among(p_user_ids uuid[], p_blocked_id uuid)
+returns uuid[]
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return array(
+        select b.blocker_id
+        from private.blocks as b
+        where b.blocked_id = p_blocked_id and b.blocker_id = any(p_user_ids)
+    );
+end;
+$$;
+comment on function private.blockers_among(uuid[], uuid) is 'Which of these people block that one.';
+revoke all on function private.blockers_among(uuid[], uuid) from public, anon, authenticated, service_role;

@@ -2,7 +2,7 @@
 -- Consumers: send_message.
 -- Locks:     none on existing tables.
 -- Undo:      drop function private.take_pace(uuid, text, integer, integer);
---            drop function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz);
+--            drop function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz, bigint[]);
 --            drop function private.pace_json(timestamptz[], integer, integer, timestamptz);
 --            drop function private.check_pace(timestamptz[], integer, integer, timestamptz);
 --            drop function private.pace_active(timestamptz[], integer, timestamptz);
@@ -117,7 +117,7 @@ revoke all on function private.pace_json(timestamptz[], integer, integer, timest
 from public, anon, authenticated, service_role;
 
 create function private.keep_pace(
-    p_user_id uuid, p_kind text, p_happened_at timestamptz[], p_window_s integer, p_now timestamptz
+    p_user_id uuid, p_kind text, p_happened_at timestamptz[], p_window_s integer, p_now timestamptz, p_recent bigint[]
 )
 returns timestamptz[]
 language plpgsql
@@ -129,13 +129,15 @@ declare
         cardinality(p_happened_at) - private.pace_active(p_happened_at, p_window_s, p_now) + 1:
     ] || p_now;
 begin
-    update private.paces as p set happened_at = v_happened_at where p.user_id = p_user_id and p.kind = p_kind;
+    update private.paces as p
+    set happened_at = v_happened_at, recent = coalesce(p_recent, p.recent)
+    where p.user_id = p_user_id and p.kind = p_kind;
     return v_happened_at;
 end;
 $$;
-comment on function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz) is
-'Writes the locked row: what has left the window goes, p_now comes. Returns the times as written.';
-revoke all on function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz)
+comment on function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz, bigint[]) is
+'Writes the locked row: what has left the window goes, p_now comes, and p_recent unless null. Returns the times as written.';
+revoke all on function private.keep_pace(uuid, text, timestamptz[], integer, timestamptz, bigint[])
 from public, anon, authenticated, service_role;
 
 create function private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer)
@@ -149,7 +151,7 @@ declare
     v_now constant timestamptz := clock_timestamp();
 begin
     perform private.check_pace(v_happened_at, p_count_max, p_window_s, v_now);
-    perform private.keep_pace(p_user_id, p_kind, v_happened_at, p_window_s, v_now);
+    perform private.keep_pace(p_user_id, p_kind, v_happened_at, p_window_s, v_now, null);
 end;
 $$;
 comment on function private.take_pace(uuid, text, integer, integer) is

@@ -1,9 +1,14 @@
--- Purpose:   one entry for sending: it starts the conversation when need be, and a retry is never a second message.
--- Consumers: POST /api/messages/send; direct callers of /rest/v1/rpc/send_message meet the same rules and answers.
+-- Purpose:   one entry for sending: it starts the conversation when need be, moderates, and a retry is never a second message.
+-- Consumers: POST /api/messages/send; direct callers of /rest/v1/rpc/send_message meet the same rules and answers;
+--            insert_message also the release of held messages.
 -- Locks:     none on existing tables. At run time, in this order: the sender's pace row, the advisory lock of the pair
 --            (new conversations only), the conversation, heads by user id, members, the recipient's pace row.
 -- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid);
 --            drop function private.send_message(text, uuid, uuid, uuid, uuid);
+--            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
+--            drop function private.insert_message(public.conversations, private.pending_messages);
+--            drop function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement);
+--            drop function private.pending_json(private.pending_messages);
 --            drop function private.open_direct(uuid, uuid, uuid, private.settings);
 --            drop function private.find_direct(uuid, uuid, uuid);
 set lock_timeout = '4s';
@@ -80,6 +85,178 @@ comment on function private.open_direct(uuid, uuid, uuid, private.settings) is
 'PT429 rate_limited when p_me starts too many conversations or p_other hears from too many strangers.';
 revoke all on function private.open_direct(uuid, uuid, uuid, private.settings) from public, anon, authenticated, service_role;
 
+create function private.pending_json(p_pending private.pending_messages)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+    v_conversation public.conversations;
+    v_message public.messages;
+begin
+    select c.* into v_conversation from public.conversations as c where c.id = p_pending.conversation_id;
+    v_message.id := p_pending.message_id;
+    v_message.conversation_id := p_pending.conversation_id;
+    v_message.seq := 0;
+    v_message.event_seq := 0;
+    v_message.from_user_id := p_pending.from_user_id;
+    v_message.to_user_id := case v_conversation.direct_low
+        when p_pending.from_user_id then v_conversation.direct_high
+        else v_conversation.direct_low
+    end;
+    v_message.gig_id := v_conversation.gig_id;
+    v_message.client_message_id := p_pending.client_message_id;
+    v_message.body := p_pending.body;
+    v_message.state := p_pending.state;
+    v_message.is_masked := false;
+    v_message.is_sensitive := p_pending.is_sensitive;
+    v_message.created_at := p_pending.created_at;
+    return private.message_json(v_message, null, null);
+end;
+$$;
+comment on function private.pending_json(private.pending_messages) is
+'A held message in the shape Message, for its author: the text as it was written, seq and eventSeq 0.';
+revoke all on function private.pending_json(private.pending_messages) from public, anon, authenticated, service_role;
+
+create function private.keep_verdict(
+    p_me uuid, p_conversation_id uuid, p_message_id uuid, p_client_message_id uuid, p_body text, p_verdict private.judgement
+)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    insert into private.verdicts (user_id, conversation_id, message_id, client_message_id, action, rules, body)
+    values (p_me, p_conversation_id, p_message_id, p_client_message_id, p_verdict.action, p_verdict.rules, p_body);
+end;
+$$;
+comment on function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement) is
+'Records what the rules said about a text, whether or not it became a message.';
+revoke all on function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement)
+from public, anon, authenticated, service_role;
+
+create function private.insert_message(p_conversation public.conversations, p_message private.pending_messages)
+returns public.messages
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_me constant uuid := p_message.from_user_id;
+    v_seq constant bigint := p_conversation.last_seq + 1;
+    v_is_direct constant boolean := p_conversation.kind = 'direct';
+    v_member_ids uuid[];
+    v_blocker_ids uuid[] := '{}';
+    v_position bigint;
+    v_now timestamptz;
+    v_inserted public.messages;
+begin
+    if v_is_direct then
+        v_member_ids := array[p_conversation.direct_low, p_conversation.direct_high];
+    else
+        v_member_ids := array(
+            select m.user_id
+            from public.conversation_members as m
+            where m.conversation_id = p_conversation.id and m.left_at is null
+        );
+        v_blocker_ids := private.blockers_among(v_member_ids, v_me);
+    end if;
+    v_position := private.move_heads(v_member_ids, p_conversation.position);
+    v_now := clock_timestamp();
+
+    update public.conversations as c
+    set last_seq = v_seq, event_seq = c.event_seq + 1, position = v_position, last_message_at = v_now
+    where c.id = p_conversation.id;
+    insert into public.messages (
+        id, conversation_id, seq, event_seq, from_user_id, to_user_id, gig_id, client_message_id,
+        body, warning, is_masked, is_sensitive, created_at, changed_position
+    )
+    values (
+        p_message.message_id, p_conversation.id, v_seq, p_conversation.event_seq + 1, v_me,
+        case p_conversation.direct_low when v_me then p_conversation.direct_high else p_conversation.direct_low end,
+        p_conversation.gig_id, p_message.client_message_id, coalesce(p_message.masked_body, p_message.body), p_message.warning,
+        p_message.masked_body is not null, p_message.is_sensitive, v_now, v_position
+    )
+    returning * into v_inserted;
+    if p_message.masked_body is not null and not p_message.is_sensitive then
+        insert into private.originals (message_id, body) values (p_message.message_id, p_message.body);
+    end if;
+    -- A message reaches both people of a direct conversation, also who was not there yet since the first one is held.
+    update public.conversation_members as m
+    set
+        unread_count = m.unread_count + (m.user_id <> v_me and m.user_id <> all(v_blocker_ids))::integer,
+        last_activity_at = v_now,
+        archived_at = case when m.muted_until > v_now then m.archived_at end,
+        left_at = null,
+        changed_position = v_position
+    where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
+    perform private.note_seen(v_me);
+    perform private.emit('message.created', p_conversation.id, v_member_ids, v_seq, null);
+    return v_inserted;
+end;
+$$;
+comment on function private.insert_message(public.conversations, private.pending_messages) is
+'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns it.';
+revoke all on function private.insert_message(public.conversations, private.pending_messages)
+from public, anon, authenticated, service_role;
+
+create function private.hold_message(
+    p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings
+)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_position bigint;
+begin
+    if p_settings.pending_count_max <= (
+        select count(*)
+        from private.pending_messages as p
+        where p.from_user_id = p_message.from_user_id and p.state = 'pending'
+    ) then
+        raise sqlstate 'PT429' using
+            message = 'rate_limited', detail = 'Too many messages of yours wait for a moderator.', hint = '600';
+    end if;
+    insert into private.pending_messages select p_message.*;
+    perform private.open_item('held', p_message.from_user_id, p_conversation.id, p_message.message_id, '{}');
+    if p_conversation.kind = 'direct' and p_conversation.last_seq = 0 and (
+        p_conversation.event_seq = 0 or exists (
+            select 1
+            from public.conversation_members as m
+            where
+                m.conversation_id = p_conversation.id
+                and m.user_id = p_message.from_user_id
+                and m.left_at is not null
+        )
+    ) then
+        -- Nobody else has been reached: the conversation comes into being for the author alone.
+        v_position := private.move_heads(array[p_message.from_user_id], p_conversation.position);
+        update public.conversations as c
+        set event_seq = c.event_seq + 1, position = v_position
+        where c.id = p_conversation.id;
+        update public.conversation_members as m
+        set
+            left_at = case
+                when m.user_id = p_message.from_user_id then null
+                when p_conversation.event_seq = 0 then clock_timestamp()
+                else m.left_at
+            end,
+            changed_position = case when m.user_id = p_message.from_user_id then v_position else m.changed_position end
+        where m.conversation_id = p_conversation.id;
+        perform private.emit('conversation.created', p_conversation.id, array[p_message.from_user_id], null, null);
+    end if;
+end;
+$$;
+comment on function private.hold_message(public.conversations, private.pending_messages, private.settings) is
+'Puts a message before the moderators instead of into its conversation, which its caller has locked. Raises PT429 rate_limited when too '
+'many of the author''s wait already.';
+revoke all on function private.hold_message(public.conversations, private.pending_messages, private.settings)
+from public, anon, authenticated, service_role;
+
 create function private.send_message(
     p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid
 )
@@ -92,18 +269,22 @@ set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
     v_me constant uuid := private.require_caller();
-    v_key constant uuid := coalesce(p_client_message_id, gen_random_uuid());
     v_body constant text := private.normalize_text(p_body);
     v_settings private.settings;
     v_sent_at timestamptz[];
+    v_recent bigint[];
     v_now timestamptz;
     v_conversation_id uuid;
     v_conversation public.conversations;
     v_other uuid := p_to_user_id;
+    v_is_first_contact boolean;
     v_send_key private.send_keys;
+    v_message private.pending_messages;
+    v_pending private.pending_messages;
     v_digest bytea;
-    v_member_ids uuid[];
-    v_position bigint;
+    v_text_digest bigint;
+    v_verdict private.judgement;
+    v_inserted public.messages;
     v_seq bigint;
     v_is_created boolean := false;
 begin
@@ -123,6 +304,7 @@ begin
 
     if p_conversation_id is null then
         v_conversation_id := private.find_direct(v_me, p_to_user_id, p_gig_id);
+        select c.* into v_conversation from public.conversations as c where c.id = v_conversation_id;
     else
         select c.* into v_conversation
         from public.conversations as c
@@ -144,10 +326,17 @@ begin
         v_conversation_id := p_conversation_id;
     end if;
 
+    v_message.message_id := private.uuid_v7();
+    v_message.from_user_id := v_me;
+    v_message.client_message_id := coalesce(p_client_message_id, gen_random_uuid());
+    v_message.body := v_body;
+    v_message.is_sensitive := false;
+    v_message.state := 'pending';
+
     -- A known key is answered before pace and recipient are asked: an honest retry always learns what became of it.
     select k.* into v_send_key
     from private.send_keys as k
-    where k.from_user_id = v_me and k.client_message_id = v_key;
+    where k.from_user_id = v_me and k.client_message_id = v_message.client_message_id;
     if found then
         v_digest := sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8'));
         if v_digest is distinct from v_send_key.request_digest then
@@ -159,7 +348,12 @@ begin
         inner join public.conversation_members as me on m.conversation_id = me.conversation_id
         where m.id = v_send_key.message_id and me.user_id = v_me and me.left_at is null and me.visible_from_seq <= m.seq;
         if not found then
-            raise sqlstate 'PT404' using message = 'not_found', detail = 'The message is no longer there for you.';
+            select p.* into v_pending from private.pending_messages as p where p.message_id = v_send_key.message_id;
+            if not found then
+                raise sqlstate 'PT404' using message = 'not_found', detail = 'The message is no longer there for you.';
+            elsif v_pending.state = 'rejected' then
+                raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
+            end if;
         end if;
     else
         perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
@@ -167,60 +361,95 @@ begin
         if v_conversation.kind = 'direct' then
             v_other := case v_conversation.direct_low when v_me then v_conversation.direct_high else v_conversation.direct_low end;
         end if;
-        if v_other = v_me or (v_other is not null and not private.account_is_active(v_other)) then
+        if
+            v_other = v_me
+            or (v_other is not null and (not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)))
+        then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
+
+        -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
+        v_now := clock_timestamp();
+        v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0 and not exists (
+            select 1
+            from public.conversations as c
+            where
+                c.kind = 'direct' and c.direct_low = least(v_me, v_other) and c.direct_high = greatest(v_me, v_other)
+                and c.last_seq > 0
+        );
+        select p.recent into v_recent from private.paces as p where p.user_id = v_me and p.kind = 'send';
+        v_text_digest := private.text_digest(v_body);
+        v_verdict := private.stronger(
+            private.judge_text(v_body, v_conversation.contact_allowed_at is not null),
+            private.judge_behaviour(
+                v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
+                v_is_first_contact and private.has_link(v_body), v_now
+            )
+        );
+        v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
+        if v_verdict.action = 'reject' then
+            update private.paces as p set recent = v_recent where p.user_id = v_me and p.kind = 'send';
+            perform private.keep_verdict(
+                v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
+            );
+            return private.refuse(422, 'message_rejected', v_verdict.explanation, null);
+        end if;
+
         if v_conversation_id is null then
             v_conversation_id := private.open_direct(v_me, v_other, p_gig_id, v_settings);
         end if;
-
         select c.* into v_conversation
         from public.conversations as c
         where c.id = v_conversation_id
         for no key update;
-        select array_agg(m.user_id) into v_member_ids
-        from public.conversation_members as m
-        where m.conversation_id = v_conversation_id and m.left_at is null;
-        if not coalesce(v_me = any(v_member_ids), false) then
-            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+        -- Asked again under the lock, which a block and the end of a membership take as well.
+        if v_other is null then
+            perform 1
+            from public.conversation_members as m
+            where m.conversation_id = v_conversation_id and m.user_id = v_me and m.left_at is null;
+            if not found then
+                raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+            end if;
+        elsif private.is_blocked_pair(v_me, v_other) then
+            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
-        v_position := private.move_heads(v_member_ids, v_conversation.position);
-        v_now := clock_timestamp();
-        v_seq := v_conversation.last_seq + 1;
+        v_message.conversation_id := v_conversation_id;
+        v_message.created_at := v_now;
+        v_message.warning := case when v_verdict.action = 'warn' then v_verdict.label end;
+        -- Contact may have been allowed while we waited for the lock.
+        v_message.masked_body := case when v_conversation.contact_allowed_at is null then v_verdict.masked_body end;
 
-        update public.conversations as c
-        set last_seq = v_seq, event_seq = c.event_seq + 1, position = v_position, last_message_at = v_now
-        where c.id = v_conversation_id;
-        insert into public.messages (
-            conversation_id, seq, event_seq, from_user_id, to_user_id, gig_id, client_message_id,
-            body, created_at, changed_position
-        )
-        values (
-            v_conversation_id, v_seq, v_conversation.event_seq + 1, v_me, v_other, v_conversation.gig_id, v_key,
-            v_body, v_now, v_position
-        )
-        returning id into v_send_key.message_id;
         insert into private.send_keys (from_user_id, client_message_id, request_digest, message_id)
         values (
-            v_me, v_key, sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8')), v_send_key.message_id
+            v_me, v_message.client_message_id, sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8')),
+            v_message.message_id
         );
-        update public.conversation_members as m
-        set
-            unread_count = m.unread_count + (m.user_id <> v_me)::integer,
-            last_activity_at = v_now,
-            archived_at = case when m.muted_until > v_now then m.archived_at end,
-            changed_position = v_position
-        where m.conversation_id = v_conversation_id and m.left_at is null;
-        v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now);
+        if v_verdict.action <> 'allow' then
+            perform private.keep_verdict(
+                v_me, v_conversation_id, v_message.message_id, v_message.client_message_id, v_body, v_verdict
+            );
+        end if;
+        if v_verdict.action = 'hold' then
+            perform private.hold_message(v_conversation, v_message, v_settings);
+            v_pending := v_message;
+            v_now := clock_timestamp();
+        else
+            v_inserted := private.insert_message(v_conversation, v_message);
+            v_seq := v_inserted.seq;
+            v_now := v_inserted.created_at;
+        end if;
+        v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now, v_recent);
         v_is_created := true;
-        perform private.note_seen(v_me);
-        perform private.emit('message.created', v_conversation_id, v_member_ids, v_seq, null);
     end if;
 
     return jsonb_build_object(
-        'message', private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0,
+        'message', case
+            when v_seq is null then private.pending_json(v_pending)
+            else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
+        end,
         'conversation', private.conversation_json(v_me, v_conversation_id),
         'created', v_is_created,
+        'held', v_seq is null,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
     );
 end;
@@ -245,7 +474,8 @@ set search_path = ''
 return private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id);
 comment on function public.send_message(text, uuid, uuid, uuid, uuid) is
 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, '
-'conversation, created, pace}; a replay has created = false and the message as it is now. Raises PT400 validation_failed, '
+'conversation, created, held, pace}; a replay has created = false and the message as it is now. What moderation refuses is answered, not '
+'raised, as {code, message, details, hint} with status 422, so that the verdict is kept. Raises PT400 validation_failed, '
 'PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, '
 'PT422 recipient_mismatch, PT429 rate_limited.';
 revoke all on function public.send_message(text, uuid, uuid, uuid, uuid) from public, anon, authenticated, service_role;

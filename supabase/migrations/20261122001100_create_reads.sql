@@ -108,7 +108,11 @@ begin
             'messages', v_messages,
             'receipts', private.receipts_json(p_conversation_id),
             'hasMore', coalesce((v_messages -> 0 ->> 'seq')::bigint > v_first_seq, false),
-            'pending', '[]'::jsonb
+            'pending', coalesce((
+                select jsonb_agg(private.pending_json(p) order by p.message_id)
+                from private.pending_messages as p
+                where p.conversation_id = p_conversation_id and p.from_user_id = v_me and p.state = 'pending'
+            ), '[]'::jsonb)
         )
     );
 end;

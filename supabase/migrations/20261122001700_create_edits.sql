@@ -5,7 +5,8 @@
 -- Undo:      drop function public.message_history(uuid); drop function private.message_history(uuid);
 --            drop function public.delete_message(uuid); drop function private.delete_message(uuid);
 --            drop function public.edit_message(uuid, text); drop function private.edit_message(uuid, text);
---            drop function private.replace_body(public.messages, text); drop function private.lock_own_message(uuid, uuid);
+--            drop function private.replace_body(public.messages, text, private.judgement);
+--            drop function private.lock_own_message(uuid, uuid);
 --            drop table private.message_versions;
 set lock_timeout = '4s';
 
@@ -58,7 +59,7 @@ comment on function private.lock_own_message(uuid, uuid) is
 'Locks the conversation of the caller''s own message and returns the message. Raises PT403 forbidden, PT404 not_found.';
 revoke all on function private.lock_own_message(uuid, uuid) from public, anon, authenticated, service_role;
 
-create function private.replace_body(p_message public.messages, p_body text)
+create function private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement)
 returns void
 language plpgsql
 volatile
@@ -70,6 +71,7 @@ declare
         from public.conversation_members as m
         where m.conversation_id = p_message.conversation_id and m.left_at is null
     );
+    v_blocker_ids constant uuid[] := private.blockers_among(v_member_ids, p_message.from_user_id);
     v_position bigint;
     v_event_seq bigint;
     v_now timestamptz;
@@ -79,17 +81,27 @@ begin
     where c.id = p_message.conversation_id;
     v_now := clock_timestamp();
 
+    -- A sensitive text is in its envelope, which goes with the message.
     insert into private.message_versions (message_id, version, body, replaced_at)
     select p_message.id, count(*) + 1, p_message.body, v_now
     from private.message_versions as v
-    where v.message_id = p_message.id;
+    where v.message_id = p_message.id
+    having p_message.body is not null;
+    if p_body is not null then
+        delete from private.originals as o where o.message_id = p_message.id;
+        insert into private.originals (message_id, body)
+        select p_message.id, p_body
+        where p_verdict.masked_body is not null;
+    end if;
     update public.conversations as c
     set event_seq = c.event_seq + 1, position = v_position
     where c.id = p_message.conversation_id
     returning c.event_seq into v_event_seq;
     update public.messages as m
     set
-        body = p_body,
+        body = coalesce(p_verdict.masked_body, p_body),
+        warning = case when p_verdict.action = 'warn' then p_verdict.label end,
+        is_masked = p_verdict.masked_body is not null,
         state = case when p_body is null then 'deleted' else m.state end,
         edited_at = case when p_body is null then m.edited_at else v_now end,
         deleted_at = case when p_body is null then v_now end,
@@ -102,7 +114,7 @@ begin
         -- A deleted message was counted by whoever had not read it.
         unread_count = m.unread_count - (
             p_body is null and m.user_id <> p_message.from_user_id
-            and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
+            and m.user_id <> all(v_blocker_ids) and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
     perform private.emit(
@@ -111,9 +123,10 @@ begin
     );
 end;
 $$;
-comment on function private.replace_body(public.messages, text) is
-'Writes another text to a visible message of a locked conversation, or null to delete it, and keeps the one before.';
-revoke all on function private.replace_body(public.messages, text) from public, anon, authenticated, service_role;
+comment on function private.replace_body(public.messages, text, private.judgement) is
+'Writes another text to a visible message of a locked conversation, as the verdict lets it be read, or null to delete it, and keeps the '
+'one before.';
+revoke all on function private.replace_body(public.messages, text, private.judgement) from public, anon, authenticated, service_role;
 
 create function private.edit_message(p_message_id uuid, p_body text)
 returns jsonb
@@ -128,6 +141,7 @@ declare
     v_body constant text := private.normalize_text(p_body);
     v_message public.messages;
     v_settings private.settings;
+    v_verdict private.judgement;
 begin
     if v_body is null or char_length(v_body) not between 1 and 4000 then
         raise sqlstate 'PT400' using
@@ -137,17 +151,33 @@ begin
     perform private.require_writer(v_me, v_settings);
     v_message := private.lock_own_message(v_me, p_message_id);
     if v_message.state <> 'visible' then
-        raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted message cannot be edited.';
+        raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted or hidden message cannot be edited.';
+    end if;
+    if v_message.is_sensitive then
+        raise sqlstate 'PT422' using
+            message = 'message_sensitive', detail = 'A sensitive message cannot be edited: delete it and send another.';
     end if;
     -- The same text again changes nothing, so a retry is answered even when the window has closed meanwhile.
-    if v_message.body <> v_body then
+    if v_body <> coalesce((select o.body from private.originals as o where o.message_id = v_message.id), v_message.body) then
         if v_message.created_at + make_interval(secs => v_settings.edit_window_s) <= clock_timestamp() then
             raise sqlstate 'PT422' using
                 message = 'edit_window_closed',
                 detail = format('A message can be edited for %s seconds.', v_settings.edit_window_s);
         end if;
         perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
-        perform private.replace_body(v_message, v_body);
+        v_verdict := private.judge_text(v_body, (
+            select c.contact_allowed_at is not null
+            from public.conversations as c
+            where c.id = v_message.conversation_id
+        ));
+        if v_verdict.action <> 'allow' then
+            perform private.keep_verdict(v_me, v_message.conversation_id, v_message.id, null, v_body, v_verdict);
+        end if;
+        -- What was read already cannot wait for a moderator: an edit is accepted or not.
+        if v_verdict.action in ('hold', 'reject') then
+            return private.refuse(422, 'message_rejected', v_verdict.explanation, null);
+        end if;
+        perform private.replace_body(v_message, v_body, v_verdict);
     end if;
     return jsonb_build_object(
         'message', private.message_page(
@@ -170,7 +200,8 @@ set search_path = ''
 return private.edit_message(p_message_id, p_body);
 comment on function public.edit_message(uuid, text) is
 'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or '
-'account_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed, PT429 rate_limited.';
+'account_unavailable or account_muted, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed or message_sensitive, '
+'PT429 rate_limited. What moderation refuses is answered with status 422, as by send_message.';
 revoke all on function public.edit_message(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.edit_message(uuid, text) to authenticated;
 
@@ -184,10 +215,24 @@ set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
     v_me constant uuid := private.require_account();
-    v_message constant public.messages := private.lock_own_message(v_me, p_message_id);
+    v_message public.messages;
+    v_pending private.pending_messages;
 begin
+    -- What nobody has read can be withdrawn without a trace in the conversation.
+    delete from private.pending_messages as p
+    where p.message_id = p_message_id and p.from_user_id = v_me
+    returning p.* into v_pending;
+    if found then
+        update private.moderation_items as i
+        set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
+        where i.message_id = p_message_id and i.status = 'open';
+        return jsonb_build_object('message', private.pending_json(v_pending) || jsonb_build_object(
+            'state', 'deleted', 'body', null, 'deletedAt', private.iso_time(clock_timestamp())
+        ));
+    end if;
+    v_message := private.lock_own_message(v_me, p_message_id);
     if v_message.state = 'visible' then
-        perform private.replace_body(v_message, null);
+        perform private.replace_body(v_message, null, null);
     end if;
     return jsonb_build_object(
         'message', private.message_page(
@@ -210,6 +255,7 @@ set search_path = ''
 return private.delete_message(p_message_id);
 comment on function public.delete_message(uuid) is
 'Deletes the caller''s own message for everybody; a tombstone without text stays, so seq has no gap: {message}. A repeat changes nothing. '
+'A held message is withdrawn and leaves none. '
 'Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found.';
 revoke all on function public.delete_message(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.delete_message(uuid) to authenticated;

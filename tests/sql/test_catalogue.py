@@ -33,6 +33,14 @@ API = {
     "update_conversation": "p_conversation_id uuid, p_changes jsonb",
     "update_profile": "p_changes jsonb",
 }
+# What only servers with the secret key may do: the host application's, the worker, our own reading of the rules.
+SERVICE_API = {
+    "allow_contact": "p_conversation_id uuid, p_is_allowed boolean",
+    "get_moderation_rules": "",
+}
+FUNCTIONS_FOR_SERVICE = {
+    f"{schema}.{name}({arguments})" for name, arguments in SERVICE_API.items() for schema in ("public", "private")
+}
 FUNCTIONS_FOR_AUTHENTICATED = {
     f"{schema}.{name}({arguments})" for name, arguments in API.items() for schema in ("public", "private")
 } | {"private.may_use_live_topic(p_topic text)", "private.my_contact_ids()", "private.my_conversation_ids()"}
@@ -64,8 +72,10 @@ class TestPrivileges:
             where n.nspname in ('public', 'private') and pg_get_userbyid(p.proowner) = 'postgres'
             """
         ).fetchall()
-        assert {name for name, roles in found if roles} == FUNCTIONS_FOR_AUTHENTICATED
-        assert {tuple(roles) for _, roles in found if roles} == {("authenticated",)}
+        granted = {name: tuple(roles) for name, roles in found if roles}
+        assert granted == dict.fromkeys(FUNCTIONS_FOR_AUTHENTICATED, ("authenticated",)) | dict.fromkeys(
+            FUNCTIONS_FOR_SERVICE, ("service_role",)
+        )
 
     def test_tables(self, world):
         found = world.execute(

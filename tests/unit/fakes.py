@@ -151,7 +151,7 @@ INBOX_ROW = {
     "archivedAt": None, "mutedUntil": None, "pinnedAt": None, "createdAt": "2026-03-01T09:30:00.123456Z",
 }  # fmt: skip
 PACE = {"limit": 100, "remaining": 99, "windowS": 60, "resetS": 60}
-SENT = {"message": SENT_MESSAGE, "conversation": INBOX_ROW, "created": True, "pace": PACE}
+SENT = {"message": SENT_MESSAGE, "conversation": INBOX_ROW, "created": True, "held": False, "pace": PACE}
 READ = {
     "receipt": {"userId": ADA, "lastReadSeq": 1, "lastDeliveredSeq": 1},
     "unreadCount": 0,

@@ -26,6 +26,7 @@ export const RETRY = {
   group_full: "never",
   edit_window_closed: "never",
   message_rejected: "never",
+  message_sensitive: "never",
   rate_limited: "after",
   internal_error: "sameKey",
   upstream_invalid: "sameKey",

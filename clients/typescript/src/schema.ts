@@ -1339,8 +1339,8 @@ export interface components {
                 };
             };
         };
-        /** @description `edit_window_closed`: The message can no longer be edited. or `message_rejected`: The message was not accepted. */
-        EditWindowClosedOrMessageRejected: {
+        /** @description `edit_window_closed`: The message can no longer be edited. or `message_rejected`: The message was not accepted. or `message_sensitive`: A sensitive message cannot be edited. */
+        EditWindowClosedOrMessageRejectedOrMessageSensitive: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 "Cache-Control": components["headers"]["Cache-Control"];
@@ -1355,7 +1355,7 @@ export interface components {
                     /** @constant */
                     status?: 422;
                     /** @enum {unknown} */
-                    code?: "edit_window_closed" | "message_rejected";
+                    code?: "edit_window_closed" | "message_rejected" | "message_sensitive";
                 };
             };
         };
@@ -1463,7 +1463,7 @@ export type ResponseGroupFullOrNotAGroup = components['responses']['GroupFullOrN
 export type ResponseMessageRejectedOrRecipientMismatch = components['responses']['MessageRejectedOrRecipientMismatch'];
 export type ResponseAccountMutedOrAccountUnavailableOrForbidden = components['responses']['AccountMutedOrAccountUnavailableOrForbidden'];
 export type ResponseConflictOrMessageDeleted = components['responses']['ConflictOrMessageDeleted'];
-export type ResponseEditWindowClosedOrMessageRejected = components['responses']['EditWindowClosedOrMessageRejected'];
+export type ResponseEditWindowClosedOrMessageRejectedOrMessageSensitive = components['responses']['EditWindowClosedOrMessageRejectedOrMessageSensitive'];
 export type ResponseNotReady = components['responses']['NotReady'];
 export type HeaderXRequestId = components['headers']['X-Request-Id'];
 export type HeaderCacheControl = components['headers']['Cache-Control'];
@@ -2065,6 +2065,21 @@ export interface operations {
                     "application/json": components["schemas"]["MessageSent"];
                 };
             };
+            /** @description The message waits for a moderator; only its author knows of it. */
+            202: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MessageSent"];
+                };
+            };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
             403: components["responses"]["AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable"];
@@ -2236,7 +2251,7 @@ export interface operations {
             409: components["responses"]["ConflictOrMessageDeleted"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
-            422: components["responses"]["EditWindowClosedOrMessageRejected"];
+            422: components["responses"]["EditWindowClosedOrMessageRejectedOrMessageSensitive"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];

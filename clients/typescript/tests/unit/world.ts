@@ -128,7 +128,8 @@ export const profile = (id: string) => ({ id, displayName: id.slice(-2), avatarU
 export function message(seq: number, more: Partial<Message> = {}): Message {
   return {
     id: `m-${more.conversationId ?? TALK}-${seq}`, conversationId: TALK, seq, eventSeq: seq, fromUserId: BOB, toUserId: ME, gigId: null,
-    clientMessageId: `c-${seq}`, body: `body ${seq}`, state: "visible", status: "sent", sender: profile(BOB), editedAt: null,
+    clientMessageId: `c-${seq}`, body: `body ${seq}`, state: "visible", warning: null,
+    masked: false, sensitive: false, unreadable: false, status: "sent", sender: profile(BOB), editedAt: null,
     deletedAt: null, createdAt: time(seq), ...more,
   };
 }
