@@ -73,7 +73,8 @@ def test_operations() -> None:
 def test_send_answers_exactly_these() -> None:
     responses = OPERATIONS["sendMessage"][2]["responses"]
     assert list(responses) == [
-        "200", "201", "202", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "500", "502", "503", "504"
+        "200", "201", "202", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "500", "502", "503",
+        "504",
     ]  # fmt: skip
     assert OPERATIONS["listConversations"][2]["responses"].keys() & {"200", "201"} == {"200"}
 
