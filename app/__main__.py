@@ -1,11 +1,13 @@
-"""`python -m app serve` runs the service; `openapi`, `errors` and `settings` print the generated documents."""
+"""`python -m app serve` runs the service; `openapi`, `errors` and `settings` print the generated documents;
+`keys` looks after the keys of sensitive messages.
+"""
 
 import json
 import sys
 
-from app import log, main, problems, settings
+from app import keys, log, main, problems, settings
 
-_USAGE = "usage: python -m app serve|openapi|errors|settings"
+_USAGE = "usage: python -m app serve|openapi|errors|settings|keys"
 
 
 def document(name: str) -> str:
@@ -47,6 +49,8 @@ def serve() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
         serve()
+    elif sys.argv[1:2] == ["keys"]:
+        keys.run(sys.argv[2:])
     elif len(sys.argv) == 2 and sys.argv[1] in ("openapi", "errors", "settings"):
         sys.stdout.write(document(sys.argv[1]))
     else:

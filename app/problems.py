@@ -44,6 +44,8 @@ CATALOGUE: dict[str, Kind] = {
         403, "This account cannot be used.", "The caller's account is gone or suspended.", "never"),
     "account_muted": Kind(
         403, "This account may not write for now.", "A moderator muted it; `detail` says until when.", "never"),
+    "envelope_invalid": Kind(
+        403, "This envelope cannot be used.", "Only the service makes envelopes of sensitive messages.", "never"),
     "not_found": Kind(
         404, "Not found.", "It does not exist, or the caller may not see it: one answer.", "never"),
     "method_not_allowed": Kind(
@@ -66,6 +68,8 @@ CATALOGUE: dict[str, Kind] = {
         422, "This is not a group.", "Only a group has a title and members to manage.", "never"),
     "group_full": Kind(
         422, "The group is full.", "It would have more members than the limit allows.", "never"),
+    "message_sensitive": Kind(
+        422, "A sensitive message cannot be edited.", "Delete it and send a new one.", "never"),
     "edit_window_closed": Kind(
         422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
     "message_rejected": Kind(
@@ -82,6 +86,8 @@ CATALOGUE: dict[str, Kind] = {
         503, "The data API is not available.", "Wait `retryAfterS` seconds and send it again.", "after"),
     "not_ready": Kind(
         503, "The service is not ready.", "The data API, its schema or its keys cannot be used yet.", "after"),
+    "sensitive_unavailable": Kind(
+        503, "Sensitive messages cannot be sent.", "Keys are missing, or the database does not know them.", "after"),
     "upstream_timeout": Kind(
         504, "The data API did not answer in time.", "It may or may not have been done.", "sameKey"),
 }  # fmt: skip

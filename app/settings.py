@@ -4,10 +4,13 @@ Only this module reads the environment. Every missing or invalid variable is nam
 is put right in one go. Units are in the names. A secret has no default.
 """
 
+import base64
+import binascii
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +21,16 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 class SettingsError(Exception):
     """The environment cannot be used; the message names every variable that is missing or wrong."""
+
+
+class MessageKey(NamedTuple):
+    """One master key of sensitive messages. Everything else is derived from it (app/vault.py)."""
+
+    version: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"MessageKey(version={self.version})"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +51,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     supabase_jwt_issuer: Annotated[
         str | None, Meta(description="Expected `iss` of tokens. Default: `{SUPABASE_URL}/auth/v1`.")
     ] = None
+    supabase_secret_key: Annotated[
+        Annotated[str, Meta(pattern="^[!-~]+\\Z")] | None,
+        Meta(
+            description="Key of the role `service_role`: for rotating keys, for the worker, and to read the moderation "
+            "rules that sensitive messages are judged by. Nothing is done with it on behalf of a person."
+        ),
+    ] = None
+    message_keys: Annotated[
+        tuple[MessageKey, ...],
+        Meta(
+            description="Master keys of sensitive messages, `<version>:<base64 of 32 bytes>` separated by commas; the "
+            "first one seals, all of them open. `python -m app keys new` makes one. Default: none, so that sensitive "
+            "messages cannot be sent or read."
+        ),
+    ] = ()
     cors_origins: Annotated[
         tuple[str, ...], Meta(description="Origins whose browsers may call us, separated by commas. Default: none.")
     ] = ()
@@ -104,6 +132,14 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(**values)
 
 
+def message_keys(environment: Mapping[str, str] | None = None) -> tuple[MessageKey, ...]:
+    """MESSAGE_KEYS alone, for commands that need nothing else; SettingsError when it is invalid."""
+    try:
+        return _message_keys((os.environ if environment is None else environment).get("MESSAGE_KEYS", ""))
+    except ValueError as error:
+        raise SettingsError(f"MESSAGE_KEYS is invalid: {error}") from None
+
+
 def _parse(name: str, text: str, kind: Any) -> Any:
     if name == "supabase_url":
         return _origin(text)
@@ -111,7 +147,28 @@ def _parse(name: str, text: str, kind: Any) -> Any:
         return tuple(_origin(part) for part in _parts(text))
     if name == "trusted_proxies":
         return tuple(ipaddress.ip_network(part, strict=False) for part in _parts(text))
+    if name == "message_keys":
+        return _message_keys(text)
     return msgspec.convert(text, kind, strict=False)
+
+
+def _message_keys(text: str) -> tuple[MessageKey, ...]:
+    keys = tuple(_message_key(part, place) for place, part in enumerate(_parts(text), 1))
+    if len({key.version for key in keys}) < len(keys) or len({key.secret for key in keys}) < len(keys):
+        raise ValueError("two entries have the same version or the same key")
+    return keys
+
+
+def _message_key(entry: str, place: int) -> MessageKey:
+    version, _, encoded = entry.partition(":")
+    try:
+        secret = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        secret = b""
+    # The entry itself must not be repeated. Versions are integers of SQL.
+    if len(secret) != 32 or not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        raise ValueError(f"entry {place} is not <version>:<base64 of 32 bytes>")
+    return MessageKey(int(version), secret)
 
 
 def _parts(text: str) -> list[str]:

@@ -115,7 +115,7 @@ def test_limits_and_formats_are_written_down() -> None:
 def test_command_says_how_it_is_used(arguments: list[str]) -> None:
     run = subprocess.run([sys.executable, "-m", "app", *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr == "usage: python -m app serve|openapi|errors|settings\n"
+    assert run.stderr == "usage: python -m app serve|openapi|errors|settings|keys\n"
 
 
 def test_command_prints_without_any_environment() -> None:
