@@ -108,15 +108,18 @@ def client_environment(supabase_url: str, service_url: str, database_url: str, k
     }
 
 
+SERVICE_SETTINGS = (
+    "SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET", "MESSAGE_KEYS",
+)  # fmt: skip
 SERVICE_COMMAND = [sys.executable, "-m", "app", "serve"]
 
 
 def service(environment: Mapping[str, str], port: int, log: Path, ledger: Ledger) -> Process:
     """Our service on one stack; not started yet.
 
-    It gets neither the secret key nor the database: it must not need them. Other settings come from our environment.
+    It does not get the database: it must not need it. Other settings come from our environment.
     """
-    told = {name: environment[name] for name in ("SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_JWT_SECRET")}
+    told = {name: environment.get(name, "") for name in SERVICE_SETTINGS}
     others = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
     return Process(
         "The service",
@@ -126,7 +129,7 @@ def service(environment: Mapping[str, str], port: int, log: Path, ledger: Ledger
         env={
             "CORS_ORIGINS": "http://localhost:3000,http://127.0.0.1:3000",
             **others,
-            **{name: value for name, value in told.items() if value},
+            **told,
             "HOST": "127.0.0.1",
             "PORT": str(port),
         },

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -15,8 +17,9 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
+from stack.console import StackError
 from stack.keys import Keys
-from stack.places import STACK, SUPABASE, node, supabase_cli
+from stack.places import ROOT, STACK, SUPABASE, node, supabase_cli
 from stack.postgres import SUPERUSER, Cluster
 from stack.processes import run
 
@@ -123,6 +126,22 @@ def migrate(cluster: Cluster, name: str, project: Path) -> None:
     argv, environment = cli(["db", "push"], cluster.url(name), project)
     log = cluster.log.with_name(f"migrations-{name}.log")
     run("Applying the migrations", argv, log=log, ledger=cluster.ledger, cwd=project, env=environment)
+
+
+def register_message_keys(cluster: Cluster, name: str, keys: Keys) -> None:
+    """Tell the database whose envelopes to believe, in the way of an administrator. Repeatable."""
+    said = subprocess.run(
+        [sys.executable, "-m", "app", "keys", "sql"],
+        cwd=ROOT,
+        env={**os.environ, "MESSAGE_KEYS": keys.message_keys},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if said.returncode != 0:
+        raise StackError(f"`python -m app keys sql` failed: {said.stderr.strip()}")
+    with psycopg.connect(cluster.url(name)) as connection:
+        connection.execute(said.stdout.encode())
 
 
 def seed(cluster: Cluster, file: Path = SUPABASE / "seed.sql") -> None:

@@ -27,6 +27,7 @@ class Keys:
     secret_key: str
     database_password: str
     signing_jwk: str
+    message_keys: str
 
     @property
     def es256(self) -> bool:
@@ -65,6 +66,10 @@ def _signing_jwk() -> str:
     )
 
 
+def _message_keys() -> str:
+    return "1:" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
 def generate() -> Keys:
     """New random secrets."""
     return Keys(
@@ -73,25 +78,33 @@ def generate() -> Keys:
         secret_key="sb_secret_" + secrets.token_hex(24),
         database_password=secrets.token_hex(16),
         signing_jwk=_signing_jwk(),
+        message_keys=_message_keys(),
     )
 
 
 def load(directory: Path = LOCAL) -> Keys:
     """The secrets kept in `directory`, made on first use: written beside and renamed, so whole or not there."""
     path = directory / "keys.json"
+    kept: dict[str, str] = {}
     try:
-        return Keys(**json.loads(path.read_text()))
+        kept = json.loads(path.read_text())
+        # An older checkout did not make these yet; everything else stays as it is.
+        keys = Keys(**{"message_keys": _message_keys(), **kept})
     except FileNotFoundError:
-        pass
+        keys = generate()
     except PermissionError as error:
         raise StackError(f"{path} belongs to somebody else: run this as the user who first did.") from error
     except (ValueError, TypeError) as error:
         raise StackError(f"{path} is damaged: delete it and run `make reset`.") from error
-    keys = generate()
+    if asdict(keys) != kept:
+        _write(directory, keys)
+    return keys
+
+
+def _write(directory: Path, keys: Keys) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     draft = directory / f"keys.{os.getpid()}.tmp"
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(asdict(keys), file, indent=1)
         file.write("\n")
-    draft.rename(path)
-    return keys
+    draft.rename(directory / "keys.json")

@@ -48,6 +48,7 @@ class _Databases:
             connection.execute(f'create database "{name}" owner postgres template template0')
         database.bootstrap_database(self.cluster, name, self.project, self.keys, acl)
         database.migrate(self.cluster, name, self.project)
+        database.register_message_keys(self.cluster, name, self.keys)
 
 
 class Scratch(_Databases):

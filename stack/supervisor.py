@@ -116,6 +116,7 @@ def _prepare_cluster(cluster: Cluster, project: Any, all_keys: keys.Keys) -> Non
         with step("Applying the migrations"):
             database.migrate(cluster, "postgres", project)
         MIGRATIONS_STAMP.write_text(want)
+    database.register_message_keys(cluster, "postgres", all_keys)
     if not SEED_STAMP.exists():
         with step("Writing the demo data"):
             database.seed(cluster)
@@ -170,7 +171,12 @@ class Supervisor:
         self.servers += [realtime, api]
         if self.with_service:
             self.servers.append(
-                dataapi.service(self.environment, self.ports.service, LOGS / "service.log", self.ledger)
+                dataapi.service(
+                    {**self.environment, "MESSAGE_KEYS": self.keys.message_keys},
+                    self.ports.service,
+                    LOGS / "service.log",
+                    self.ledger,
+                )
             )
         with step("Starting the servers"):
             for server in self.servers:

@@ -131,6 +131,8 @@ class SupabaseStack:
         return {
             "SUPABASE_URL": self.url,
             "SUPABASE_PUBLISHABLE_KEY": self.publishable_key,
+            "SUPABASE_SECRET_KEY": self.secret_key,
+            "MESSAGE_KEYS": self.attached.keys.message_keys,
             # Like a hosted project with asymmetric keys: there the service knows no secret at all.
             "SUPABASE_JWT_SECRET": "" if self.attached.keys.es256 else self.jwt_secret,
         }
