@@ -104,12 +104,16 @@ begin
     ), renewed as (
         -- A retry must be known after the old key is gone from the settings of the service.
         update private.send_keys as k
-        set request_digest = private.sealed_digest(m.conversation_id, c.key_version, c."digest")
+        set request_digest = private.sealed_digest(w.conversation_id, c.key_version, c."digest")
         from changed as c
-        inner join public.messages as m on c.message_id = m.id
+        cross join lateral (
+            select m.conversation_id from public.messages as m where m.id = c.message_id
+            union all
+            select p.conversation_id from private.pending_messages as p where p.message_id = c.message_id
+        ) as w
         where
             k.from_user_id = c.sender_id and k.client_message_id = c.client_message_id
-            and k.request_digest = private.sealed_digest(m.conversation_id, c."fromVersion", c."oldDigest")
+            and k.request_digest = private.sealed_digest(w.conversation_id, c."fromVersion", c."oldDigest")
     )
     select count(*) into v_count from changed;
     return jsonb_build_object('rewrapped', v_count);

@@ -46,6 +46,7 @@ FUNCTIONS_FOR_AUTHENTICATED = {
 } | {"private.may_use_live_topic(p_topic text)", "private.my_contact_ids()", "private.my_conversation_ids()"}
 # What the role service_role may do, and no person.
 FOR_THE_SERVICE = {
+    "get_moderation_rules": "",
     "list_envelopes": "p_below_version integer, p_after uuid, p_limit integer",
     "rewrap_envelopes": "p_envelopes jsonb",
 }
