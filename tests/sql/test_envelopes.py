@@ -3,6 +3,10 @@
 import asyncio
 import hmac
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -13,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from app import keys, settings
 from app.settings import MessageKey
-from app.vault import About, Text, Vault, Verdict
+from app.vault import About, Text, Vault, Verdict, base64_of
 from tests.sql.rpc import refused
 
 WORDS = "The code is 4711-0815-7700, on the back of the picture."
@@ -347,3 +351,37 @@ class TestRotationWhileEverythingRuns:
 
     async def twice(self, config, vault):
         return await asyncio.gather(keys.rotate(config, vault), keys.rotate(config, vault))
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, supabase_stack):
+        def command(**changes):
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
+            return subprocess.run(
+                [sys.executable, "-m", "app", "keys", "rotate"],
+                env={**environment, **supabase_stack.api_settings(), **changes},
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+
+        return command
+
+    def test_rotates(self, run, db, supabase_stack, masters, vault):
+        entry = f"1002:{base64_of(b'c' * 32)}"
+        newer = Vault([MessageKey(1002, b"c" * 32)])
+        db.execute(keys.registration(newer))
+        message_id = keep(db, vault)
+        done = run(MESSAGE_KEYS=f"{entry},{supabase_stack.attached.keys.message_keys}")
+        assert re.search(r"^[1-9]\d* envelopes are now under version 1002; ", done.stdout), done.stderr
+        assert newer.open(kept(db, message_id)) == Text(WORDS)
+        assert "4711" not in done.stdout + done.stderr
+        assert entry[5:] not in done.stdout + done.stderr
+
+    def test_to_a_key_the_database_does_not_know(self, run, db, supabase_stack, vault):
+        keep(db, vault)
+        done = run(MESSAGE_KEYS=f"1003:{base64_of(b'd' * 32)},{supabase_stack.attached.keys.message_keys}")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("validation_failed: ")
+
+    def test_without_the_secret_key(self, run):
+        assert run(SUPABASE_SECRET_KEY="").stderr == "settings: SUPABASE_SECRET_KEY is missing\n"

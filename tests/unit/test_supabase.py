@@ -16,8 +16,10 @@ from postgrest import AsyncPostgrestClient
 
 from app import log, supabase
 from app.problems import CATALOGUE, Problem
+from app.settings import MessageKey
 from app.supabase import ANSWER_BYTES_MAX, Breaker, Caller, Supabase, problem_of
-from tests.unit.fakes import ADA, Asked, always, config, http, refusal, upstream
+from app.vault import About, Text, Vault
+from tests.unit.fakes import ADA, KEY, Asked, always, config, http, refusal, upstream
 
 CALLER = Caller(ADA, "a.token", time.time() + 3600)
 
@@ -441,3 +443,76 @@ async def burst(opened: Supabase, count: int) -> None:
     log.begin(log.Exchange("POST", []))
     for _ in range(count):
         await opened.rpc("f", {}, CALLER, Answer)
+
+
+SEALING = (MessageKey(1, b"\x01" * 32),)
+
+
+class Sealed(msgspec.Struct):
+    body: str | None
+    unreadable: bool = False
+
+
+def sealed_answer(**members: Any) -> bytes:
+    envelope = msgspec.to_builtins(Vault(SEALING).seal(Text("Grüße"), About(ADA, KEY)))
+    return http(200, {"body": None, "sensitive": True, "envelope": envelope, **members})
+
+
+async def test_envelopes_in_an_answer_are_opened() -> None:
+    async with upstream(always(sealed_answer())) as up, door(up.url, message_keys=SEALING) as opened:
+        assert await opened.rpc("f", {}, CALLER, Sealed) == Sealed("Grüße")
+
+
+async def test_without_the_key_a_message_is_unreadable_and_the_request_succeeds() -> None:
+    async with upstream(always(sealed_answer())) as up, door(up.url) as opened:
+        assert await opened.rpc("f", {}, CALLER, Sealed) == Sealed(None, unreadable=True)
+
+
+@pytest.mark.parametrize("body", ["envelope", '"envelope"', '{"envelope": {}}'])
+async def test_a_text_about_envelopes_stays_as_it_is(body: str) -> None:
+    async with upstream(always(http(200, {"body": body}))) as up, door(up.url, message_keys=SEALING) as opened:
+        assert await opened.rpc("f", {}, CALLER, Sealed) == Sealed(body)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(200, b'{"envelope": ' + b"[" * 100_000),
+        http(200, b'{"envelope": {}, "body": '),
+        http(200, {"envelope": {}, "unreadable": 7, "more": [[[]]]} | {"body": 1}),
+        http(200, b'{"x": "\xff", "envelope": 1}'),
+        http(200, ["envelope"]),
+    ],
+)
+async def test_odd_answer_with_envelopes_is_a_named_problem(answer: bytes) -> None:
+    async with upstream(always(answer)) as up, door(up.url, message_keys=SEALING) as opened:
+        if b'"more"' in answer:  # whatever stood in the place of the text is replaced
+            assert await opened.rpc("f", {}, CALLER, Sealed) == Sealed(None, unreadable=True)
+        else:
+            assert (await refused(opened)).code == "upstream_invalid"
+
+
+async def test_service_role_has_its_own_key() -> None:
+    async with (
+        upstream(always(http(200, {"word": "yes"}))) as up,
+        door(up.url, supabase_secret_key="sb_secret_test") as opened,
+    ):
+        assert await opened.rpc_as_service("list_envelopes", {"p_limit": 1}, Answer) == Answer("yes")
+    headers = up.asked[0].headers
+    assert (headers["apikey"], headers["authorization"]) == ("sb_secret_test", "Bearer sb_secret_test")
+
+
+async def test_service_role_without_a_key_calls_nobody() -> None:
+    async with upstream(always(http(200, {"word": "yes"}))) as up, door(up.url) as opened:
+        with pytest.raises(RuntimeError):
+            await opened.rpc_as_service("list_envelopes", {}, Answer)
+    assert up.asked == []
+
+
+async def test_refusal_of_the_service_role_is_a_problem() -> None:
+    async with (
+        upstream(always(refusal("42501", "permission denied"))) as up,
+        door(up.url, supabase_secret_key="sb_secret_test") as opened,
+    ):
+        with pytest.raises(Problem, match="forbidden"):
+            await opened.rpc_as_service("list_envelopes", {}, Answer)
