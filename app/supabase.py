@@ -29,8 +29,9 @@ from app.vault import Vault, opened
 
 T = TypeVar("T")
 
-# The largest honest answer is a page of 100 conversations or messages of 4,000 characters: 1.6 MB if all are emoji.
-ANSWER_BYTES_MAX = 4 * 1024 * 1024
+# The largest honest answer is a page of 100 messages of 4,000 characters: 1.6 MB if all are emoji, 4.4 MB sealed with a
+# masked form each.
+ANSWER_BYTES_MAX = 6 * 1024 * 1024
 # A connection that takes longer than this is not going to be one; the deadline of the request covers the rest.
 _CONNECT_TIMEOUT_S = 3.0
 # A retry needs time to succeed in; later than this before the deadline it would only add load.
