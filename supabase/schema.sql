@@ -26,6 +26,26 @@ CREATE TYPE private.judgement AS (
 
 COMMENT ON TYPE private.judgement IS 'A verdict: allow, warn, mask, hold or reject; label and sentence of the strongest rule; all rules that caught something.';
 
+CREATE TYPE private.sealed AS (
+	action text,
+	label text,
+	explanation text,
+	rules jsonb,
+	is_masked boolean,
+	if_contact_allowed jsonb,
+	text_digest bigint,
+	has_link boolean,
+	digests jsonb,
+	key_version integer,
+	wrapped_key bytea,
+	nonce bytea,
+	ciphertext bytea,
+	target text,
+	rules_revision bigint
+);
+
+COMMENT ON TYPE private.sealed IS 'What a verified envelope says: the service''s judgement of the text where contact details are not allowed (action, label, explanation, rules, is_masked: there is a masked form) and where they are (if_contact_allowed; see private.sealed_for), what private.judge_behaviour needs (text_digest, has_link), HMACs of the text by key version (digests), and the sealed text; ciphertext is null when both judgements reject.';
+
 CREATE FUNCTION private.account_is_active(p_user_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -816,6 +836,30 @@ $$;
 
 COMMENT ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) IS 'Ends somebody''s membership of a group the caller of this function has locked, and finds a new owner when need be.';
 
+CREATE FUNCTION private.envelope_json(p_message_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return (
+        select
+            jsonb_build_object(
+                'keyVersion', e.key_version,
+                'wrappedKey', translate(encode(e.wrapped_key, 'base64'), E'\n', ''),
+                'nonce', encode(e.nonce, 'base64'),
+                'ciphertext', translate(encode(e.ciphertext, 'base64'), E'\n', ''),
+                'sender', e.sender_id,
+                'clientMessageId', e.client_message_id,
+                'target', e.target
+            )
+        from private.envelopes as e
+        where e.message_id = p_message_id
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.envelope_json(p_message_id uuid) IS 'What the service needs to open a sensitive message; null without one. Stands as `envelope` beside `body` in what members are answered, never in events.';
+
 CREATE FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1320,7 +1364,8 @@ begin
     values (
         p_message.message_id, p_conversation.id, v_seq, p_conversation.event_seq + 1, v_me,
         case p_conversation.direct_low when v_me then p_conversation.direct_high else p_conversation.direct_low end,
-        p_conversation.gig_id, p_message.client_message_id, coalesce(p_message.masked_body, p_message.body), p_message.warning,
+        p_conversation.gig_id, p_message.client_message_id,
+        case when not p_message.is_sensitive then coalesce(p_message.masked_body, p_message.body) end, p_message.warning,
         p_message.masked_body is not null, p_message.is_sensitive, v_now, v_position
     )
     returning * into v_inserted;
@@ -1513,6 +1558,26 @@ $$;
 
 COMMENT ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) IS 'First form.';
 
+CREATE FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) RETURNS private.judgement
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_sealed private.sealed;
+begin
+    if p_body is not null then
+        return private.judge_text(p_body, p_contact_allowed);
+    end if;
+    -- The service judged by the same rules, since nobody here can read the text. A mask is inside the envelope.
+    v_sealed := private.sealed_for(p_sealed, p_contact_allowed);
+    return row(
+        v_sealed.action, v_sealed.label, v_sealed.explanation, v_sealed.rules, case when v_sealed.is_masked then '' end
+    )::private.judgement;
+end;
+$$;
+
+COMMENT ON FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) IS 'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
+
 CREATE FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1533,6 +1598,22 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) IS 'First form.';
+
+CREATE FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    insert into private.envelopes (
+        message_id, key_version, wrapped_key, nonce, ciphertext, sender_id, client_message_id, target
+    ) values (
+        p_message_id, p_sealed.key_version, p_sealed.wrapped_key, p_sealed.nonce, p_sealed.ciphertext, p_me,
+        p_client_message_id, p_sealed.target
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) IS 'Stores the sealed text of a message under its id; a held message keeps that id when it is released, so its envelope stays where it is.';
 
 CREATE FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone, p_recent bigint[]) RETURNS timestamp with time zone[]
     LANGUAGE plpgsql
@@ -1650,6 +1731,41 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) IS 'Definer, because members see only their own rows of members; reads for auth.uid() only. See public.list_conversations.';
+
+CREATE FUNCTION private.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    return jsonb_build_object('envelopes', coalesce((
+        select
+            jsonb_agg(
+                jsonb_build_object('messageId', t.message_id, 'envelope', private.envelope_json(t.message_id))
+                order by t.message_id
+            )
+        from (
+            -- A few entries of the index for each older version, not all envelopes in order of their ids.
+            select e.message_id
+            from private.envelope_keys as k
+            cross join lateral (
+                select o.message_id
+                from private.envelopes as o
+                where
+                    o.key_version = k.version
+                    and o.message_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000')
+                order by o.message_id
+                limit least(p_limit, 500)
+            ) as e
+            where k.version < p_below_version
+            order by e.message_id
+            limit least(p_limit, 500)
+        ) as t
+    ), '[]'::jsonb));
+end;
+$$;
+
+COMMENT ON FUNCTION private.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) IS 'Definer, because envelopes are private. See public.list_envelopes.';
 
 CREATE FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -2268,6 +2384,8 @@ begin
             private.message_json(m, w.read_seq, w.delivered_seq)
             || case
                 when v_hides and private.has_blocked(p_viewer_id, m.from_user_id) then '{"body": null, "state": "hidden"}'::jsonb
+                when m.is_sensitive and m.state = 'visible' and p_viewer_id is not null
+                    then jsonb_build_object('envelope', private.envelope_json(m.id))
                 else '{}'
             end
             order by m.seq
@@ -2288,7 +2406,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden when they block the author of a group''s message. Null: as nobody in particular. The caller has checked access.';
+COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden when they block the author of a group''s message, a sensitive one with its envelope. Null: as nobody in particular. The caller has checked access.';
 
 CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
     LANGUAGE plpgsql STABLE STRICT
@@ -2560,7 +2678,10 @@ begin
     v_message.is_masked := false;
     v_message.is_sensitive := p_pending.is_sensitive;
     v_message.created_at := p_pending.created_at;
-    return private.message_json(v_message, null, null);
+    return private.message_json(v_message, null, null) || case
+        when p_pending.is_sensitive then jsonb_build_object('envelope', private.envelope_json(p_pending.message_id))
+        else '{}'
+    end;
 end;
 $$;
 
@@ -2786,6 +2907,22 @@ $$;
 
 COMMENT ON FUNCTION private.refuse_change() IS 'Trigger of tables that only grow; holds for their owner too.';
 
+CREATE FUNCTION private.register_envelope_key(p_version integer, p_signing_key bytea) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    insert into private.envelope_keys (version, signing_key) values (p_version, p_signing_key) on conflict (version) do nothing;
+    if not exists (select 1 from private.envelope_keys as k where k.version = p_version and k.signing_key = p_signing_key) then
+        raise unique_violation using
+            message = format('version %s is registered with another key', p_version),
+            hint = 'A version is never used twice: give the new key the next number.';
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.register_envelope_key(p_version integer, p_signing_key bytea) IS 'Makes envelopes of this key version believed; for administrators, who get the call from `python -m app keys sql`. Again it changes nothing.';
+
 CREATE FUNCTION private.reject_pending(p_message_id uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -2978,6 +3115,20 @@ $$;
 
 COMMENT ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) IS 'Writes another text to a visible message of a locked conversation, as the verdict lets it be read, or null to delete it, and keeps the one before.';
 
+CREATE FUNCTION private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed) RETURNS bytea[]
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+    if p_body is null then
+        return private.sealed_digests(p_conversation_id, p_sealed);
+    end if;
+    return array[sha256(convert_to(p_conversation_id::text || ' ' || p_body, 'UTF8'))];
+end;
+$$;
+
+COMMENT ON FUNCTION private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed) IS 'What a request is known by when it is repeated; the first is stored. A sensitive one has several, one for each key of the service.';
+
 CREATE FUNCTION private.require_account() RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -3093,7 +3244,109 @@ $$;
 
 COMMENT ON FUNCTION private.restore_message(p_message_id uuid) IS 'Shows a hidden message again, masked if it was; false when it is not hidden. The caller has checked rights.';
 
-CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) RETURNS jsonb
+CREATE FUNCTION private.rewrap_envelopes(p_envelopes jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_count integer;
+begin
+    if
+        jsonb_typeof(p_envelopes) is distinct from 'array'
+        or exists (
+            select 1
+            from jsonb_to_recordset(p_envelopes) as c ("keyVersion" integer)
+            left join private.envelope_keys as k on c."keyVersion" = k.version and k.retired_at is null
+            where k.version is null
+        )
+    then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed',
+            detail = 'An array of envelopes under a registered key that is in use is needed.',
+            hint = '/p_envelopes';
+    end if;
+    -- One order for all, so that two rotations at once wait for each other instead of deadlocking.
+    perform 1
+    from private.envelopes as e
+    inner join jsonb_to_recordset(p_envelopes) as c ("messageId" uuid) on e.message_id = c."messageId"
+    order by e.message_id
+    for no key update of e;
+    with changed as (
+        update private.envelopes as e
+        set key_version = c."keyVersion", wrapped_key = decode(c."wrappedKey", 'base64')
+        from jsonb_to_recordset(p_envelopes) as c (
+            "messageId" uuid, "fromVersion" integer, "keyVersion" integer, "wrappedKey" text, "oldDigest" text, "digest" text
+        )
+        -- Only what still is as it was read.
+        where e.message_id = c."messageId" and e.key_version = c."fromVersion"
+        returning e.message_id, e.sender_id, e.client_message_id, e.key_version, c."fromVersion", c."oldDigest", c."digest"
+    ), renewed as (
+        -- A retry must be known after the old key is gone from the settings of the service.
+        update private.send_keys as k
+        set request_digest = private.sealed_digest(w.conversation_id, c.key_version, c."digest")
+        from changed as c
+        cross join lateral (
+            select m.conversation_id from public.messages as m where m.id = c.message_id
+            union all
+            select p.conversation_id from private.pending_messages as p where p.message_id = c.message_id
+        ) as w
+        where
+            k.from_user_id = c.sender_id and k.client_message_id = c.client_message_id
+            and k.request_digest = private.sealed_digest(w.conversation_id, c."fromVersion", c."oldDigest")
+    )
+    select count(*) into v_count from changed;
+    return jsonb_build_object('rewrapped', v_count);
+end;
+$$;
+
+COMMENT ON FUNCTION private.rewrap_envelopes(p_envelopes jsonb) IS 'Definer, because envelopes are private. See public.rewrap_envelopes.';
+
+CREATE FUNCTION private.sealed_digest(p_conversation_id uuid, p_key_version integer, p_digest text) RETURNS bytea
+    LANGUAGE plpgsql IMMUTABLE STRICT
+    SET search_path TO ''
+    AS $$
+begin
+    return sha256(convert_to(format('%s sealed %s %s', p_conversation_id, p_key_version, p_digest), 'UTF8'));
+end;
+$$;
+
+COMMENT ON FUNCTION private.sealed_digest(p_conversation_id uuid, p_key_version integer, p_digest text) IS 'private.send_keys.request_digest of a sensitive message: never equal to that of another kind of message.';
+
+CREATE FUNCTION private.sealed_digests(p_conversation_id uuid, p_sealed private.sealed) RETURNS bytea[]
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return array(
+        select private.sealed_digest(p_conversation_id, d.version::integer, d.hmac)
+        from jsonb_each_text(p_sealed.digests) as d (version, hmac)
+        order by d.version::integer <> p_sealed.key_version, d.version::integer
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.sealed_digests(p_conversation_id uuid, p_sealed private.sealed) IS 'The request digests of a send to this conversation, one for each key the service knows; the first is stored. A known key whose digest is any of them is the same request, so a retry stays one when the keys were rotated in between.';
+
+CREATE FUNCTION private.sealed_for(p_sealed private.sealed, p_contact_allowed boolean) RETURNS private.sealed
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+    if p_contact_allowed then
+        p_sealed.action := p_sealed.if_contact_allowed ->> 'action';
+        p_sealed.label := p_sealed.if_contact_allowed ->> 'label';
+        p_sealed.explanation := p_sealed.if_contact_allowed ->> 'explanation';
+        p_sealed.rules := p_sealed.if_contact_allowed -> 'rules';
+        p_sealed.is_masked := (p_sealed.if_contact_allowed ->> 'isMasked')::boolean;
+    end if;
+    return p_sealed;
+end;
+$$;
+
+COMMENT ON FUNCTION private.sealed_for(p_sealed private.sealed, p_contact_allowed boolean) IS 'The same, judged for a conversation in which contact details are or are not allowed; called once that is known, under its lock.';
+
+CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
@@ -3112,16 +3365,22 @@ declare
     v_send_key private.send_keys;
     v_message private.pending_messages;
     v_pending private.pending_messages;
-    v_digest bytea;
+    v_sealed private.sealed;
+    v_digests bytea[];
     v_text_digest bigint;
+    v_behaviour private.judgement;
     v_verdict private.judgement;
     v_inserted public.messages;
     v_seq bigint;
     v_is_created boolean := false;
 begin
-    if v_body is null or char_length(v_body) not between 1 and 4000 then
+    if p_envelope is null and coalesce(char_length(v_body), 0) not between 1 and 4000 then
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
+    end if;
+    if p_envelope is not null and (p_body is not null or p_client_message_id is null) then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'An envelope comes with a clientMessageId and instead of a body.', hint = '/body';
     end if;
     if p_conversation_id is null and p_to_user_id is null then
         raise sqlstate 'PT400' using
@@ -3161,16 +3420,21 @@ begin
     v_message.from_user_id := v_me;
     v_message.client_message_id := coalesce(p_client_message_id, gen_random_uuid());
     v_message.body := v_body;
-    v_message.is_sensitive := false;
+    v_message.is_sensitive := p_envelope is not null;
     v_message.state := 'pending';
+    if p_envelope is not null then
+        v_sealed := private.verify_envelope(
+            v_me, p_envelope, p_client_message_id, p_conversation_id, p_to_user_id, p_gig_id
+        );
+    end if;
 
     -- A known key is answered before pace and recipient are asked: an honest retry always learns what became of it.
     select k.* into v_send_key
     from private.send_keys as k
     where k.from_user_id = v_me and k.client_message_id = v_message.client_message_id;
     if found then
-        v_digest := sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8'));
-        if v_digest is distinct from v_send_key.request_digest then
+        v_digests := private.request_digests(v_conversation_id, v_body, v_sealed);
+        if not coalesce(v_send_key.request_digest = any(v_digests), false) then
             raise sqlstate 'PT409' using
                 message = 'idempotency_conflict', detail = 'This clientMessageId was used for another message.';
         end if;
@@ -3209,13 +3473,13 @@ begin
                 and c.last_seq > 0
         );
         select p.recent into v_recent from private.paces as p where p.user_id = v_me and p.kind = 'send';
-        v_text_digest := private.text_digest(v_body);
+        v_text_digest := case when p_envelope is null then private.text_digest(v_body) else v_sealed.text_digest end;
+        v_behaviour := private.judge_behaviour(
+            v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
+            v_is_first_contact and case when p_envelope is null then private.has_link(v_body) else v_sealed.has_link end, v_now
+        );
         v_verdict := private.stronger(
-            private.judge_text(v_body, v_conversation.contact_allowed_at is not null),
-            private.judge_behaviour(
-                v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
-                v_is_first_contact and private.has_link(v_body), v_now
-            )
+            private.judge_send(v_body, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
         );
         v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
@@ -3247,14 +3511,17 @@ begin
         v_message.conversation_id := v_conversation_id;
         v_message.created_at := v_now;
         v_message.warning := case when v_verdict.action = 'warn' then v_verdict.label end;
-        -- Contact may have been allowed while we waited for the lock.
+        -- Contact may have been allowed, or no longer, while we waited for the lock.
         v_message.masked_body := case when v_conversation.contact_allowed_at is null then v_verdict.masked_body end;
 
         insert into private.send_keys (from_user_id, client_message_id, request_digest, message_id)
         values (
-            v_me, v_message.client_message_id, sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8')),
+            v_me, v_message.client_message_id, (private.request_digests(v_conversation_id, v_body, v_sealed))[1],
             v_message.message_id
         );
+        if p_envelope is not null then
+            perform private.keep_envelope(v_message.message_id, v_me, p_client_message_id, v_sealed);
+        end if;
         if v_verdict.action <> 'allow' then
             perform private.keep_verdict(
                 v_me, v_conversation_id, v_message.message_id, v_message.client_message_id, v_body, v_verdict
@@ -3286,7 +3553,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.send_message.';
+COMMENT ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.send_message.';
 
 CREATE FUNCTION private.set_typing(p_conversation_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -3759,6 +4026,78 @@ $_$;
 
 COMMENT ON FUNCTION private.update_profile(p_changes jsonb) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.update_profile.';
 
+CREATE FUNCTION private.verify_envelope(p_me uuid, p_envelope jsonb, p_client_message_id uuid, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid) RETURNS private.sealed
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_signed constant text := p_envelope ->> 'signed';
+    v_signature constant text := p_envelope ->> 'signature';
+    v_target constant text := format(
+        '%s %s %s', coalesce(p_conversation_id::text, '-'), coalesce(p_to_user_id::text, '-'), coalesce(p_gig_id::text, '-')
+    );
+    v_key bytea;
+    v_said jsonb;
+    v_age_s numeric;
+    v_sealed private.sealed;
+begin
+    select k.signing_key into v_key
+    from private.envelope_keys as k
+    where k.version::text = p_envelope ->> 'keyVersion' and k.retired_at is null;
+    if
+        v_key is null or v_signed is null or v_signature is null
+        -- 8,000 characters sealed are 45 kB; hashing more would be work for nothing.
+        or octet_length(v_signed) > 131072
+        -- Digests of both are compared, so that the time it takes says nothing about the right signature.
+        or sha256(convert_to(v_signature, 'UTF8')) <> sha256(
+            convert_to(encode(extensions.hmac(convert_to(v_signed, 'UTF8'), v_key, 'sha256'), 'hex'), 'UTF8')
+        )
+    then
+        raise sqlstate 'PT403' using
+            message = 'envelope_invalid', detail = 'It is not signed, or not with a key in use.';
+    end if;
+
+    -- From here on the service speaks; what it says must be about this very call.
+    v_said := v_signed::jsonb;
+    if
+        p_me::text is distinct from v_said ->> 'sender'
+        or p_client_message_id::text is distinct from v_said ->> 'clientMessageId'
+        or v_target is distinct from v_said ->> 'target'
+    then
+        raise sqlstate 'PT403' using
+            message = 'envelope_invalid', detail = 'It was made for another sender, key or target.';
+    end if;
+    v_age_s := extract(epoch from clock_timestamp()) - (v_said ->> 'issuedAt')::numeric;
+    if v_age_s is null or v_age_s not between -60 and 300 then
+        raise sqlstate 'PT403' using
+            message = 'envelope_invalid', detail = 'It is too old, or from the future.';
+    end if;
+    if (v_said ->> 'rulesRevision')::bigint < private.moderation_revision() then
+        raise sqlstate 'PT409' using
+            message = 'conflict', detail = 'The text was judged by rules that have changed meanwhile.';
+    end if;
+
+    v_sealed.action := v_said #>> '{verdict,action}';
+    v_sealed.label := v_said #>> '{verdict,label}';
+    v_sealed.explanation := v_said #>> '{verdict,explanation}';
+    v_sealed.rules := v_said #> '{verdict,rules}';
+    v_sealed.is_masked := (v_said #>> '{verdict,isMasked}')::boolean;
+    v_sealed.if_contact_allowed := v_said -> 'verdictIfContactAllowed';
+    v_sealed.text_digest := (v_said ->> 'textDigest')::bigint;
+    v_sealed.has_link := (v_said ->> 'hasLink')::boolean;
+    v_sealed.digests := v_said -> 'digests';
+    v_sealed.key_version := (v_said ->> 'keyVersion')::integer;
+    v_sealed.wrapped_key := decode(v_said ->> 'wrappedKey', 'base64');
+    v_sealed.nonce := decode(v_said ->> 'nonce', 'base64');
+    v_sealed.ciphertext := decode(v_said ->> 'ciphertext', 'base64');
+    v_sealed.target := v_target;
+    v_sealed.rules_revision := (v_said ->> 'rulesRevision')::bigint;
+    return v_sealed;
+end;
+$$;
+
+COMMENT ON FUNCTION private.verify_envelope(p_me uuid, p_envelope jsonb, p_client_message_id uuid, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid) IS 'The content of an envelope ({signed, signature, keyVersion}) that the service made for this caller, key and target within the last five minutes. Raises PT403 envelope_invalid for anything else, PT409 conflict when the rules have changed since it was judged.';
+
 CREATE FUNCTION public.add_members(p_conversation_id uuid DEFAULT NULL::uuid, p_user_ids uuid[] DEFAULT '{}'::uuid[], p_role text DEFAULT NULL::text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -3822,6 +4161,13 @@ CREATE FUNCTION public.list_conversations(p_limit integer DEFAULT 30, p_offset i
 
 COMMENT ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) IS 'The caller''s conversations that are not archived: {conversations, total}; pinned first, then newest activity, then id, both descending. p_limit 1 to 100, p_offset 0 to 1,000,000. Raises PT400 validation_failed, PT401 unauthenticated.';
 
+CREATE FUNCTION public.list_envelopes(p_below_version integer DEFAULT NULL::integer, p_after uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 200) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.list_envelopes(p_below_version, p_after, p_limit);
+
+COMMENT ON FUNCTION public.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) IS 'For the rotation of keys: at most p_limit (500) envelopes of versions below p_below_version with ids after p_after, ascending: {envelopes: [{messageId, envelope}]}. They are of no use without the master keys.';
+
 CREATE FUNCTION public.list_inbox(p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text, p_unread boolean DEFAULT NULL::boolean, p_archived boolean DEFAULT NULL::boolean, p_gig_id uuid DEFAULT NULL::uuid, p_with_user_id uuid DEFAULT NULL::uuid, p_q text DEFAULT NULL::text) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -3878,12 +4224,19 @@ CREATE FUNCTION public.remove_member(p_conversation_id uuid DEFAULT NULL::uuid, 
 
 COMMENT ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) IS 'Removes somebody from a group, oneself to leave: {conversationId, userId}. Owners may remove anybody, admins members. When the last owner goes, the longest-standing admin, else member, becomes owner. Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found, PT422 not_a_group.';
 
-CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversation_id uuid DEFAULT NULL::uuid, p_to_user_id uuid DEFAULT NULL::uuid, p_gig_id uuid DEFAULT NULL::uuid, p_client_message_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+CREATE FUNCTION public.rewrap_envelopes(p_envelopes jsonb DEFAULT NULL::jsonb) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
-    RETURN private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id);
+    RETURN private.rewrap_envelopes(p_envelopes);
 
-COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, conversation, created, held, pace}; a replay has created = false and the message as it is now. What moderation refuses is answered, not raised, as {code, message, details, hint} with status 422, so that the verdict is kept. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
+COMMENT ON FUNCTION public.rewrap_envelopes(p_envelopes jsonb) IS 'For the rotation of keys: [{messageId, fromVersion, keyVersion, wrappedKey, oldDigest, digest}] puts envelopes that still are under fromVersion under keyVersion: {rewrapped}. Texts do not change; a retry of their sends stays one. Raises PT400 validation_failed.';
+
+CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversation_id uuid DEFAULT NULL::uuid, p_to_user_id uuid DEFAULT NULL::uuid, p_gig_id uuid DEFAULT NULL::uuid, p_client_message_id uuid DEFAULT NULL::uuid, p_envelope jsonb DEFAULT NULL::jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id, p_envelope);
+
+COMMENT ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) IS 'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id); a sensitive one as an envelope that our service has sealed and signed, instead of p_body. Answers {message, conversation, created, held, pace}; a replay has created = false and the message as it is now. What moderation refuses is answered, not raised, as {code, message, details, hint} with status 422, so that the verdict is kept. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, account_muted, recipient_unavailable or envelope_invalid, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
 
 CREATE FUNCTION public.set_typing(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
@@ -3934,6 +4287,56 @@ COMMENT ON COLUMN private.blocks.blocker_id IS 'auth.users.id of who does not wa
 COMMENT ON COLUMN private.blocks.blocked_id IS 'auth.users.id of the other.';
 
 COMMENT ON COLUMN private.blocks.created_at IS 'When.';
+
+CREATE TABLE private.envelope_keys (
+    version integer NOT NULL,
+    signing_key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT envelope_keys_signing_key_check CHECK ((octet_length(signing_key) = 32)),
+    CONSTRAINT envelope_keys_version_check CHECK ((version > 0))
+);
+
+COMMENT ON TABLE private.envelope_keys IS 'Versions of MESSAGE_KEYS whose envelopes are believed; written with what `python -m app keys sql` prints.';
+
+COMMENT ON COLUMN private.envelope_keys.version IS 'The version in MESSAGE_KEYS.';
+
+COMMENT ON COLUMN private.envelope_keys.signing_key IS 'HMAC-SHA256 key of signatures. It opens no envelope.';
+
+COMMENT ON COLUMN private.envelope_keys.created_at IS 'When it was registered.';
+
+COMMENT ON COLUMN private.envelope_keys.retired_at IS 'From then on new envelopes of this version are refused; set by an administrator after a rotation. What is stored stays.';
+
+CREATE TABLE private.envelopes (
+    message_id uuid NOT NULL,
+    key_version integer NOT NULL,
+    wrapped_key bytea NOT NULL,
+    nonce bytea NOT NULL,
+    ciphertext bytea NOT NULL,
+    sender_id uuid NOT NULL,
+    client_message_id uuid NOT NULL,
+    target text NOT NULL,
+    CONSTRAINT envelopes_ciphertext_check CHECK (((octet_length(ciphertext) % 64) = 16)),
+    CONSTRAINT envelopes_nonce_check CHECK ((octet_length(nonce) = 12))
+);
+
+COMMENT ON TABLE private.envelopes IS 'The sealed text of sensitive messages, its masked form included. Opened by the service alone (app/vault.py).';
+
+COMMENT ON COLUMN private.envelopes.message_id IS 'public.messages.id, or that of a held message; no foreign key.';
+
+COMMENT ON COLUMN private.envelopes.key_version IS 'The master key that wraps the data key.';
+
+COMMENT ON COLUMN private.envelopes.wrapped_key IS 'The message''s own data key, wrapped; all that a rotation changes.';
+
+COMMENT ON COLUMN private.envelopes.nonce IS 'Of AES-256-GCM.';
+
+COMMENT ON COLUMN private.envelopes.ciphertext IS 'AES-256-GCM of {body, masked}, padded.';
+
+COMMENT ON COLUMN private.envelopes.sender_id IS 'The author; associated data.';
+
+COMMENT ON COLUMN private.envelopes.client_message_id IS 'The author''s idempotency key; associated data.';
+
+COMMENT ON COLUMN private.envelopes.target IS 'The target as the request named it; associated data.';
 
 CREATE TABLE private.group_keys (
     created_by uuid NOT NULL,
@@ -4266,6 +4669,12 @@ COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last
 ALTER TABLE ONLY private.blocks
     ADD CONSTRAINT blocks_pkey PRIMARY KEY (blocker_id, blocked_id);
 
+ALTER TABLE ONLY private.envelope_keys
+    ADD CONSTRAINT envelope_keys_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY private.envelopes
+    ADD CONSTRAINT envelopes_pkey PRIMARY KEY (message_id);
+
 ALTER TABLE ONLY private.group_keys
     ADD CONSTRAINT group_keys_pkey PRIMARY KEY (created_by, client_group_id);
 
@@ -4334,6 +4743,8 @@ ALTER TABLE ONLY public.profiles
 
 CREATE INDEX blocks_blocked_id_blocker_id_idx ON private.blocks USING btree (blocked_id, blocker_id);
 
+CREATE INDEX envelopes_key_version_message_id_idx ON private.envelopes USING btree (key_version, message_id);
+
 CREATE INDEX moderation_actions_item_id_idx ON private.moderation_actions USING btree (item_id, id);
 
 CREATE UNIQUE INDEX moderation_actions_undoes_key ON private.moderation_actions USING btree (undoes) WHERE (undoes IS NOT NULL);
@@ -4377,6 +4788,9 @@ CREATE INDEX messages_gig_id_created_at_idx ON public.messages USING btree (gig_
 CREATE TRIGGER moderation_actions_refuse_change BEFORE DELETE OR UPDATE ON private.moderation_actions FOR EACH ROW EXECUTE FUNCTION private.refuse_change();
 
 CREATE TRIGGER moderation_actions_refuse_truncate BEFORE TRUNCATE ON private.moderation_actions FOR EACH STATEMENT EXECUTE FUNCTION private.refuse_change();
+
+ALTER TABLE ONLY private.envelopes
+    ADD CONSTRAINT envelopes_key_version_fkey FOREIGN KEY (key_version) REFERENCES private.envelope_keys(version) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY public.conversation_members
     ADD CONSTRAINT conversation_members_conversation_id_fkey FOREIGN KEY (conversation_id) REFERENCES public.conversations(id) ON DELETE RESTRICT;
@@ -4461,6 +4875,8 @@ REVOKE ALL ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_
 
 REVOKE ALL ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.envelope_json(p_message_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.forget_profile() FROM PUBLIC;
@@ -4509,7 +4925,11 @@ REVOKE ALL ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_u
 
 REVOKE ALL ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone, p_recent bigint[]) FROM PUBLIC;
 
@@ -4521,6 +4941,9 @@ REVOKE ALL ON FUNCTION private.leave_all_groups() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) TO service_role;
 
 REVOKE ALL ON FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) TO authenticated;
@@ -4610,6 +5033,8 @@ REVOKE ALL ON FUNCTION private.refuse(p_status integer, p_code text, p_detail te
 
 REVOKE ALL ON FUNCTION private.refuse_change() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.register_envelope_key(p_version integer, p_signing_key bytea) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.reject_pending(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.release_pending(p_message_id uuid) FROM PUBLIC;
@@ -4621,6 +5046,8 @@ REVOKE ALL ON FUNCTION private.reopen_pending(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.require_account() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_caller() FROM PUBLIC;
@@ -4631,8 +5058,17 @@ REVOKE ALL ON FUNCTION private.require_writer(p_me uuid, p_settings private.sett
 
 REVOKE ALL ON FUNCTION private.restore_message(p_message_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) TO authenticated;
+REVOKE ALL ON FUNCTION private.rewrap_envelopes(p_envelopes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.rewrap_envelopes(p_envelopes jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.sealed_digest(p_conversation_id uuid, p_key_version integer, p_digest text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.sealed_digests(p_conversation_id uuid, p_sealed private.sealed) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.sealed_for(p_sealed private.sealed, p_contact_allowed boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.set_typing(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.set_typing(p_conversation_id uuid) TO authenticated;
@@ -4663,6 +5099,8 @@ GRANT ALL ON FUNCTION private.update_conversation(p_conversation_id uuid, p_chan
 REVOKE ALL ON FUNCTION private.update_profile(p_changes jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.update_profile(p_changes jsonb) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.verify_envelope(p_me uuid, p_envelope jsonb, p_client_message_id uuid, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
 
@@ -4690,6 +5128,9 @@ GRANT ALL ON FUNCTION public.get_profile() TO authenticated;
 REVOKE ALL ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) TO authenticated;
 
@@ -4714,8 +5155,11 @@ GRANT ALL ON FUNCTION public.message_history(p_message_id uuid) TO authenticated
 REVOKE ALL ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) TO authenticated;
 
-REVOKE ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid) TO authenticated;
+REVOKE ALL ON FUNCTION public.rewrap_envelopes(p_envelopes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.rewrap_envelopes(p_envelopes jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.set_typing(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.set_typing(p_conversation_id uuid) TO authenticated;

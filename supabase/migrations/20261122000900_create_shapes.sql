@@ -75,6 +75,8 @@ begin
             private.message_json(m, w.read_seq, w.delivered_seq)
             || case
                 when v_hides and private.has_blocked(p_viewer_id, m.from_user_id) then '{"body": null, "state": "hidden"}'::jsonb
+                when m.is_sensitive and m.state = 'visible' and p_viewer_id is not null
+                    then jsonb_build_object('envelope', private.envelope_json(m.id))
                 else '{}'
             end
             order by m.seq
@@ -96,7 +98,8 @@ end;
 $$;
 comment on function private.message_page(uuid, uuid, bigint, bigint, integer) is
 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden '
-'when they block the author of a group''s message. Null: as nobody in particular. The caller has checked access.';
+'when they block the author of a group''s message, a sensitive one with its envelope. Null: as nobody in particular. The caller has '
+'checked access.';
 revoke all on function private.message_page(uuid, uuid, bigint, bigint, integer) from public, anon, authenticated, service_role;
 
 create function private.live_topic(p_conversation public.conversations, p_user_id uuid)

@@ -3,8 +3,10 @@
 --            insert_message also the release of held messages.
 -- Locks:     none on existing tables. At run time, in this order: the sender's pace row, the advisory lock of the pair
 --            (new conversations only), the conversation, heads by user id, members, the recipient's pace row.
--- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid);
---            drop function private.send_message(text, uuid, uuid, uuid, uuid);
+-- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid, jsonb);
+--            drop function private.send_message(text, uuid, uuid, uuid, uuid, jsonb);
+--            drop function private.judge_send(text, private.sealed, boolean);
+--            drop function private.request_digests(uuid, text, private.sealed);
 --            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
 --            drop function private.insert_message(public.conversations, private.pending_messages);
 --            drop function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement);
@@ -112,7 +114,10 @@ begin
     v_message.is_masked := false;
     v_message.is_sensitive := p_pending.is_sensitive;
     v_message.created_at := p_pending.created_at;
-    return private.message_json(v_message, null, null);
+    return private.message_json(v_message, null, null) || case
+        when p_pending.is_sensitive then jsonb_build_object('envelope', private.envelope_json(p_pending.message_id))
+        else '{}'
+    end;
 end;
 $$;
 comment on function private.pending_json(private.pending_messages) is
@@ -176,7 +181,8 @@ begin
     values (
         p_message.message_id, p_conversation.id, v_seq, p_conversation.event_seq + 1, v_me,
         case p_conversation.direct_low when v_me then p_conversation.direct_high else p_conversation.direct_low end,
-        p_conversation.gig_id, p_message.client_message_id, coalesce(p_message.masked_body, p_message.body), p_message.warning,
+        p_conversation.gig_id, p_message.client_message_id,
+        case when not p_message.is_sensitive then coalesce(p_message.masked_body, p_message.body) end, p_message.warning,
         p_message.masked_body is not null, p_message.is_sensitive, v_now, v_position
     )
     returning * into v_inserted;
@@ -257,8 +263,48 @@ comment on function private.hold_message(public.conversations, private.pending_m
 revoke all on function private.hold_message(public.conversations, private.pending_messages, private.settings)
 from public, anon, authenticated, service_role;
 
+create function private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed)
+returns bytea[]
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+    if p_body is null then
+        return private.sealed_digests(p_conversation_id, p_sealed);
+    end if;
+    return array[sha256(convert_to(p_conversation_id::text || ' ' || p_body, 'UTF8'))];
+end;
+$$;
+comment on function private.request_digests(uuid, text, private.sealed) is
+'What a request is known by when it is repeated; the first is stored. A sensitive one has several, one for each key of the service.';
+revoke all on function private.request_digests(uuid, text, private.sealed) from public, anon, authenticated, service_role;
+
+create function private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean)
+returns private.judgement
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+    v_sealed private.sealed;
+begin
+    if p_body is not null then
+        return private.judge_text(p_body, p_contact_allowed);
+    end if;
+    -- The service judged by the same rules, since nobody here can read the text. A mask is inside the envelope.
+    v_sealed := private.sealed_for(p_sealed, p_contact_allowed);
+    return row(
+        v_sealed.action, v_sealed.label, v_sealed.explanation, v_sealed.rules, case when v_sealed.is_masked then '' end
+    )::private.judgement;
+end;
+$$;
+comment on function private.judge_send(text, private.sealed, boolean) is
+'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
+revoke all on function private.judge_send(text, private.sealed, boolean) from public, anon, authenticated, service_role;
+
 create function private.send_message(
-    p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid
+    p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb
 )
 returns jsonb
 language plpgsql
@@ -281,16 +327,22 @@ declare
     v_send_key private.send_keys;
     v_message private.pending_messages;
     v_pending private.pending_messages;
-    v_digest bytea;
+    v_sealed private.sealed;
+    v_digests bytea[];
     v_text_digest bigint;
+    v_behaviour private.judgement;
     v_verdict private.judgement;
     v_inserted public.messages;
     v_seq bigint;
     v_is_created boolean := false;
 begin
-    if v_body is null or char_length(v_body) not between 1 and 4000 then
+    if p_envelope is null and coalesce(char_length(v_body), 0) not between 1 and 4000 then
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
+    end if;
+    if p_envelope is not null and (p_body is not null or p_client_message_id is null) then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'An envelope comes with a clientMessageId and instead of a body.', hint = '/body';
     end if;
     if p_conversation_id is null and p_to_user_id is null then
         raise sqlstate 'PT400' using
@@ -330,16 +382,21 @@ begin
     v_message.from_user_id := v_me;
     v_message.client_message_id := coalesce(p_client_message_id, gen_random_uuid());
     v_message.body := v_body;
-    v_message.is_sensitive := false;
+    v_message.is_sensitive := p_envelope is not null;
     v_message.state := 'pending';
+    if p_envelope is not null then
+        v_sealed := private.verify_envelope(
+            v_me, p_envelope, p_client_message_id, p_conversation_id, p_to_user_id, p_gig_id
+        );
+    end if;
 
     -- A known key is answered before pace and recipient are asked: an honest retry always learns what became of it.
     select k.* into v_send_key
     from private.send_keys as k
     where k.from_user_id = v_me and k.client_message_id = v_message.client_message_id;
     if found then
-        v_digest := sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8'));
-        if v_digest is distinct from v_send_key.request_digest then
+        v_digests := private.request_digests(v_conversation_id, v_body, v_sealed);
+        if not coalesce(v_send_key.request_digest = any(v_digests), false) then
             raise sqlstate 'PT409' using
                 message = 'idempotency_conflict', detail = 'This clientMessageId was used for another message.';
         end if;
@@ -378,13 +435,13 @@ begin
                 and c.last_seq > 0
         );
         select p.recent into v_recent from private.paces as p where p.user_id = v_me and p.kind = 'send';
-        v_text_digest := private.text_digest(v_body);
+        v_text_digest := case when p_envelope is null then private.text_digest(v_body) else v_sealed.text_digest end;
+        v_behaviour := private.judge_behaviour(
+            v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
+            v_is_first_contact and case when p_envelope is null then private.has_link(v_body) else v_sealed.has_link end, v_now
+        );
         v_verdict := private.stronger(
-            private.judge_text(v_body, v_conversation.contact_allowed_at is not null),
-            private.judge_behaviour(
-                v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
-                v_is_first_contact and private.has_link(v_body), v_now
-            )
+            private.judge_send(v_body, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
         );
         v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
@@ -416,14 +473,17 @@ begin
         v_message.conversation_id := v_conversation_id;
         v_message.created_at := v_now;
         v_message.warning := case when v_verdict.action = 'warn' then v_verdict.label end;
-        -- Contact may have been allowed while we waited for the lock.
+        -- Contact may have been allowed, or no longer, while we waited for the lock.
         v_message.masked_body := case when v_conversation.contact_allowed_at is null then v_verdict.masked_body end;
 
         insert into private.send_keys (from_user_id, client_message_id, request_digest, message_id)
         values (
-            v_me, v_message.client_message_id, sha256(convert_to(v_conversation_id::text || ' ' || v_body, 'UTF8')),
+            v_me, v_message.client_message_id, (private.request_digests(v_conversation_id, v_body, v_sealed))[1],
             v_message.message_id
         );
+        if p_envelope is not null then
+            perform private.keep_envelope(v_message.message_id, v_me, p_client_message_id, v_sealed);
+        end if;
         if v_verdict.action <> 'allow' then
             perform private.keep_verdict(
                 v_me, v_conversation_id, v_message.message_id, v_message.client_message_id, v_body, v_verdict
@@ -454,29 +514,30 @@ begin
     );
 end;
 $$;
-comment on function private.send_message(text, uuid, uuid, uuid, uuid) is
+comment on function private.send_message(text, uuid, uuid, uuid, uuid, jsonb) is
 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.send_message.';
-revoke all on function private.send_message(text, uuid, uuid, uuid, uuid) from public, anon, authenticated, service_role;
-grant execute on function private.send_message(text, uuid, uuid, uuid, uuid) to authenticated;
+revoke all on function private.send_message(text, uuid, uuid, uuid, uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function private.send_message(text, uuid, uuid, uuid, uuid, jsonb) to authenticated;
 
 create function public.send_message(
     p_body text default null,
     p_conversation_id uuid default null,
     p_to_user_id uuid default null,
     p_gig_id uuid default null,
-    p_client_message_id uuid default null
+    p_client_message_id uuid default null,
+    p_envelope jsonb default null
 )
 returns jsonb
 language sql
 volatile
 security invoker
 set search_path = ''
-return private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id);
-comment on function public.send_message(text, uuid, uuid, uuid, uuid) is
-'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id). Answers {message, '
-'conversation, created, held, pace}; a replay has created = false and the message as it is now. What moderation refuses is answered, not '
-'raised, as {code, message, details, hint} with status 422, so that the verdict is kept. Raises PT400 validation_failed, '
-'PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, '
-'PT422 recipient_mismatch, PT429 rate_limited.';
-revoke all on function public.send_message(text, uuid, uuid, uuid, uuid) from public, anon, authenticated, service_role;
-grant execute on function public.send_message(text, uuid, uuid, uuid, uuid) to authenticated;
+return private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id, p_envelope);
+comment on function public.send_message(text, uuid, uuid, uuid, uuid, jsonb) is
+'Sends one message to a conversation, or to a person (about a gig), once per (caller, p_client_message_id); a sensitive one as an envelope '
+'that our service has sealed and signed, instead of p_body. Answers {message, conversation, created, held, pace}; a replay has created '
+'= false and the message as it is now. What moderation refuses is answered, not raised, as {code, message, details, hint} with status 422, '
+'so that the verdict is kept. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, account_muted, '
+'recipient_unavailable or envelope_invalid, PT404 not_found, PT409 idempotency_conflict, PT422 recipient_mismatch, PT429 rate_limited.';
+revoke all on function public.send_message(text, uuid, uuid, uuid, uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.send_message(text, uuid, uuid, uuid, uuid, jsonb) to authenticated;

@@ -26,7 +26,7 @@ API = {
     "mark_read": "p_message_id uuid",
     "message_history": "p_message_id uuid",
     "remove_member": "p_conversation_id uuid, p_user_id uuid",
-    "send_message": "p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid",
+    "send_message": "p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb",
     "set_typing": "p_conversation_id uuid",
     "sync": "p_cursor text, p_limit integer",
     "unread_counts": "",
@@ -37,6 +37,8 @@ API = {
 SERVICE_API = {
     "allow_contact": "p_conversation_id uuid, p_is_allowed boolean",
     "get_moderation_rules": "",
+    "list_envelopes": "p_below_version integer, p_after uuid, p_limit integer",
+    "rewrap_envelopes": "p_envelopes jsonb",
 }
 FUNCTIONS_FOR_SERVICE = {
     f"{schema}.{name}({arguments})" for name, arguments in SERVICE_API.items() for schema in ("public", "private")
@@ -44,15 +46,6 @@ FUNCTIONS_FOR_SERVICE = {
 FUNCTIONS_FOR_AUTHENTICATED = {
     f"{schema}.{name}({arguments})" for name, arguments in API.items() for schema in ("public", "private")
 } | {"private.may_use_live_topic(p_topic text)", "private.my_contact_ids()", "private.my_conversation_ids()"}
-# What the role service_role may do, and no person.
-FOR_THE_SERVICE = {
-    "get_moderation_rules": "",
-    "list_envelopes": "p_below_version integer, p_after uuid, p_limit integer",
-    "rewrap_envelopes": "p_envelopes jsonb",
-}
-FUNCTIONS_FOR_SERVICE = {
-    f"{schema}.{name}({arguments})" for name, arguments in FOR_THE_SERVICE.items() for schema in ("public", "private")
-}
 TABLES_TO_READ = {"public.conversation_members", "public.conversations", "public.messages", "public.profiles"}
 
 
