@@ -74,8 +74,6 @@ CATALOGUE: dict[str, Kind] = {
         422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
     "message_rejected": Kind(
         422, "The message was not accepted.", "A moderation rule refuses it; `detail` says why.", "never"),
-    "message_sensitive": Kind(
-        422, "A sensitive message cannot be edited.", "Delete it and send another.", "never"),
     "rate_limited": Kind(
         429, "Too many requests.", "Wait `retryAfterS` seconds; repeating a send that arrived costs nothing.", "after"),
     "internal_error": Kind(
