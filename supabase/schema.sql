@@ -926,6 +926,36 @@ $$;
 
 COMMENT ON FUNCTION private.get_conversation(p_conversation_id uuid) IS 'Definer, because others'' receipts and cards are not in the caller''s rows; reads for auth.uid() only. See public.get_conversation.';
 
+CREATE FUNCTION private.get_limits() RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_settings private.settings;
+begin
+    select s.* into v_settings from private.settings as s;
+    return jsonb_build_object('limits', (
+        select jsonb_agg(
+            jsonb_build_object('name', l.name)
+            || private.pace_json(coalesce(p.happened_at, '{}'), l.count_max, l.window_s, clock_timestamp())
+            order by l.ordinal
+        )
+        from (
+            values
+            (1, 'send', v_settings.send_count_max, v_settings.send_window_s),
+            (2, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s),
+            (3, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s),
+            (4, 'report', v_settings.report_count_max, v_settings.report_window_s)
+        ) as l (ordinal, name, count_max, window_s)
+        left join private.paces as p on l.name = p.kind and p.user_id = v_me
+    ));
+end;
+$$;
+
+COMMENT ON FUNCTION private.get_limits() IS 'Definer, because paces and settings are private; reads for auth.uid() only. See public.get_limits.';
+
 CREATE FUNCTION private.get_moderation_rules() RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -4140,6 +4170,13 @@ CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uui
 
 COMMENT ON FUNCTION public.get_conversation(p_conversation_id uuid) IS 'One conversation with its newest 30 messages, ascending: {conversation}. Raises PT401 unauthenticated, PT404 not_found (also for a conversation of others).';
 
+CREATE FUNCTION public.get_limits() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.get_limits();
+
+COMMENT ON FUNCTION public.get_limits() IS 'The caller''s limits now, {limits: [{name, limit, remaining, windowS, resetS}]}: sends, conversations started, edits, reports. Raises PT401 unauthenticated.';
+
 CREATE FUNCTION public.get_moderation_rules() RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -4884,6 +4921,9 @@ REVOKE ALL ON FUNCTION private.forget_profile() FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.get_conversation(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_conversation(p_conversation_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.get_limits() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.get_limits() TO authenticated;
+
 REVOKE ALL ON FUNCTION private.get_moderation_rules() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_moderation_rules() TO service_role;
 
@@ -5118,6 +5158,9 @@ GRANT ALL ON FUNCTION public.edit_message(p_message_id uuid, p_body text) TO aut
 
 REVOKE ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.get_limits() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_limits() TO authenticated;
 
 REVOKE ALL ON FUNCTION public.get_moderation_rules() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_moderation_rules() TO service_role;

@@ -19,6 +19,7 @@ MESSAGES = (
     messages.delete_message,
     messages.message_history,
     messages.unread_counts,
+    messages.get_limits,
     live.sync,
     live.mark_delivered,
     live.set_typing,

@@ -1,7 +1,7 @@
 """Messages: send, edit and delete one, what it said before, mark as read up to one; and the badge."""
 
 import uuid
-from typing import Annotated
+from typing import Annotated, Literal
 
 from litestar import delete, get, patch, post
 from litestar.params import JSONBody
@@ -218,3 +218,28 @@ class UnreadCounts(Struct, frozen=True):
 async def unread_counts(request: ApiRequest) -> Reply:
     """Count what is unread."""
     return Reply(await request.supabase.rpc("unread_counts", {}, request.user, UnreadCounts, repeatable=True))
+
+
+class Quota(Struct, frozen=True, rename="camel"):
+    """One limit of the database, as it stands for the caller."""
+
+    name: Annotated[
+        Literal["send", "new_conversation", "edit", "report"],
+        Meta(description="Sends, conversations started, edits and reports."),
+    ]
+    limit: Annotated[int, Meta(description="Accepted in any `windowS` seconds.")]
+    remaining: Annotated[int, Meta(description="What is left now.")]
+    window_s: int
+    reset_s: Annotated[int, Meta(description="Seconds until at least one more is allowed; 0 when nothing is used up.")]
+
+
+class Limits(Struct, frozen=True):
+    """All limits that answer `rate_limited`, but that of the edge, which every answer's headers tell."""
+
+    limits: list[Quota]
+
+
+@get("/limits", operation_id="getLimits", opt=problems.answers(Limits, {200: "The limits as they stand."}))
+async def get_limits(request: ApiRequest) -> Reply:
+    """Tell the caller's limits and what is left of them."""
+    return Reply(await request.supabase.rpc("get_limits", {}, request.user, Limits, repeatable=True))

@@ -30,6 +30,7 @@ REQUESTS: list[tuple[str, str, str, Any]] = [
     ("message_history", "GET", "/api/messages/{message}/history", None),
     ("delete_message", "DELETE", "/api/messages/{message}", None),
     ("unread_counts", "GET", "/api/messages/unread", None),
+    ("get_limits", "GET", "/api/messages/limits", None),
     ("create_group", "POST", f"{LIST}/group", {"title": "Crew", "memberIds": ["{ben}"]}),
     ("add_members", "POST", LIST + "/{crew}/members", {"userIds": ["{cyd}"], "role": "admin"}),
     ("list_members", "GET", LIST + "/{crew}/members?limit=1", None),

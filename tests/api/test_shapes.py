@@ -52,7 +52,7 @@ def test_mark_read(sql: Any, pair: Any) -> None:
 ROUTED = """
     list_conversations get_conversation send_message mark_read mark_all_read list_inbox list_messages
     update_conversation create_group list_members add_members remove_member edit_message delete_message
-    message_history unread_counts sync mark_delivered set_typing get_profile update_profile
+    message_history unread_counts get_limits sync mark_delivered set_typing get_profile update_profile
 """
 
 
@@ -112,6 +112,10 @@ def test_edits(sql: Any, pair: Any) -> None:
 
 def test_unread_counts(sql: Any, pair: Any) -> None:
     equal(ask(sql, "unread_counts"), messages.UnreadCounts)
+
+
+def test_limits(sql: Any, pair: Any) -> None:
+    equal(ask(sql, "get_limits"), messages.Limits)
 
 
 def test_profiles(sql: Any, pair: Any) -> None:

@@ -16,6 +16,7 @@ API = {
     "delete_message": "p_message_id uuid",
     "edit_message": "p_message_id uuid, p_body text",
     "get_conversation": "p_conversation_id uuid",
+    "get_limits": "",
     "get_profile": "",
     "list_conversations": "p_limit integer, p_offset integer",
     "list_inbox": "p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text",

@@ -58,6 +58,7 @@ def test_operations() -> None:
         "deleteMessage": "DELETE /api/messages/{id}",
         "messageHistory": "GET /api/messages/{id}/history",
         "unreadCounts": "GET /api/messages/unread",
+        "getLimits": "GET /api/messages/limits",
         "sync": "POST /api/messages/sync",
         "markDelivered": "PATCH /api/messages/delivered",
         "setTyping": "POST /api/messages/conversations/{id}/typing",

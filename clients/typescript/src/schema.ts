@@ -156,6 +156,23 @@ export interface paths {
         patch: operations["markDelivered"];
         trace?: never;
     };
+    "/api/messages/limits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Tell the caller's limits and what is left of them. */
+        get: operations["getLimits"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/messages/send": {
         parameters: {
             query?: never;
@@ -726,6 +743,31 @@ export interface components {
             /** Format: uuid */
             conversationId: string;
             seq: number;
+        };
+        /**
+         * Limits
+         * @description All limits that answer `rate_limited`, but that of the edge, which every answer's headers tell.
+         */
+        Limits: {
+            limits: components["schemas"]["Quota"][];
+        };
+        /**
+         * Quota
+         * @description One limit of the database, as it stands for the caller.
+         */
+        Quota: {
+            /**
+             * @description Sends, conversations started, edits and reports.
+             * @enum {unknown}
+             */
+            name: "edit" | "new_conversation" | "report" | "send";
+            /** @description Accepted in any `windowS` seconds. */
+            limit: number;
+            /** @description What is left now. */
+            remaining: number;
+            windowS: number;
+            /** @description Seconds until at least one more is allowed; 0 when nothing is used up. */
+            resetS: number;
         };
         /**
          * MessageSent
@@ -1427,6 +1469,8 @@ export type DeliveredReceipts = components['schemas']['DeliveredReceipts'];
 export type ConversationReceipt = components['schemas']['ConversationReceipt'];
 export type MarkDelivered = components['schemas']['MarkDelivered'];
 export type Delivered = components['schemas']['Delivered'];
+export type Limits = components['schemas']['Limits'];
+export type Quota = components['schemas']['Quota'];
 export type MessageSent = components['schemas']['MessageSent'];
 export type SendMessage = components['schemas']['SendMessage'];
 export type Changes = components['schemas']['Changes'];
@@ -2012,6 +2056,41 @@ export interface operations {
             409: components["responses"]["Conflict"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    getLimits: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The limits as they stand. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Limits"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            409: components["responses"]["Conflict"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
