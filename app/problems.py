@@ -74,6 +74,8 @@ CATALOGUE: dict[str, Kind] = {
         422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
     "message_rejected": Kind(
         422, "The message was not accepted.", "A moderation rule refuses it; `detail` says why.", "never"),
+    "text_rejected": Kind(
+        422, "This text was not accepted.", "A moderation rule refuses it as a name or title.", "never"),
     "rate_limited": Kind(
         429, "Too many requests.", "Wait `retryAfterS` seconds; repeating a send that arrived costs nothing.", "after"),
     "internal_error": Kind(

@@ -24,7 +24,7 @@ CREATE TYPE private.judgement AS (
 	masked_body text
 );
 
-COMMENT ON TYPE private.judgement IS 'A verdict: allow, warn, mask, hold or reject; label and sentence of the strongest rule; all rules that caught something.';
+COMMENT ON TYPE private.judgement IS 'A verdict: allow, warn, mask, hold or reject; label and sentence of the strongest rule; all rules that caught something as [{id, name, version, kind, action}]; and the text with masked spans, if any.';
 
 CREATE TYPE private.sealed AS (
 	action text,
@@ -307,6 +307,215 @@ $$;
 
 COMMENT ON FUNCTION private.check_members(p_object jsonb, p_types jsonb) IS 'Raises PT400 validation_failed unless p_object is an object with members of p_types only, {name: [JSON types]}.';
 
+CREATE FUNCTION private.check_moderation_pattern(p_pattern text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    -- One piece of the subset that means the same in Postgres and RE2: group start, group end, alternative, anchor, repetition,
+    -- class, escaped sign, any other character.
+    c_piece constant text :=
+        '[(][?]:|[()|^$]|[*+?]|[{][0-9]{1,3}(?:,[0-9]{0,3})?[}]|\[\^?[^][\\^]+\]|\\[].*+?(){}|^$\\/@#&!%:;,<>="''[~`_ -]|[^][\\(){}|^$*+?]';
+    v_rest text := p_pattern;
+    v_piece text;
+    v_before text := 'start';
+    v_sizes integer[] := array[0];
+    v_size integer := 0;
+    v_depth integer := 1;
+    v_repeats integer;
+    v_parts text[];
+begin
+    if char_length(p_pattern) not between 1 and 500 then
+        return 'has 1 to 500 characters';
+    end if;
+    while v_rest <> '' loop
+        v_piece := substring(v_rest from '^(?:' || c_piece || ')');
+        if v_piece is null then
+            return format('is not understood from %L on', left(v_rest, 20));
+        end if;
+        v_rest := substr(v_rest, char_length(v_piece) + 1);
+        if v_piece in ('(', '(?:') then
+            if v_depth >= 10 then
+                return 'has groups more than ten deep';
+            end if;
+            v_sizes := v_sizes || 0;
+            v_depth := v_depth + 1;
+            v_before := 'start';
+        elsif v_piece = ')' then
+            if v_depth = 1 or v_before = 'start' then
+                return 'has a ) without its (, or an empty group';
+            end if;
+            v_size := v_sizes[v_depth];
+            v_depth := v_depth - 1;
+            v_sizes := v_sizes[:v_depth];
+            v_sizes[v_depth] := v_sizes[v_depth] + v_size;
+            v_before := 'atom';
+        elsif v_piece = '|' then
+            if v_before = 'start' then
+                return 'has an empty alternative';
+            end if;
+            v_before := 'start';
+        elsif v_piece in ('^', '$') then
+            v_before := 'anchor';
+        elsif v_piece ~ '^(?:[*+?]|[{][0-9,]+[}])$' then
+            if v_before <> 'atom' then
+                return format('repeats nothing at %L', v_piece);
+            end if;
+            v_repeats := 2;
+            if v_piece ~ '^[{]' then
+                v_parts := string_to_array(btrim(v_piece, '{}'), ',');
+                if
+                    v_parts[1]::integer > 50 or nullif(v_parts[2], '')::integer > 50
+                    or nullif(v_parts[2], '')::integer < v_parts[1]::integer
+                    or coalesce(nullif(v_parts[2], ''), v_parts[1])::integer = 0
+                then
+                    return format('repeats more than 50 times or backwards at %L', v_piece);
+                end if;
+                v_repeats := greatest(v_parts[1]::integer, coalesce(nullif(v_parts[2], '')::integer, v_parts[1]::integer + 1));
+            end if;
+            -- A repetition copies what it repeats; nested ones multiply.
+            v_sizes[v_depth] := v_sizes[v_depth] + v_size * (v_repeats - 1);
+            if v_sizes[v_depth] > 300 then
+                return 'is too large: repetitions of repetitions multiply, to at most 300 characters';
+            end if;
+            v_before := 'repetition';
+        else
+            if v_piece ~ '^\[' and (v_piece ~ '[^a-z0-9]-[^]]' or v_piece ~ '[^[^]-[^a-z0-9]\]?' and v_piece !~ '^[^-]*-\]$') then
+                return format('has a range beyond a-z and 0-9 in %L', v_piece);
+            end if;
+            v_size := 1;
+            v_sizes[v_depth] := v_sizes[v_depth] + 1;
+            v_before := 'atom';
+        end if;
+    end loop;
+    if v_depth > 1 then
+        return 'has a ( without its )';
+    end if;
+    if v_before = 'start' then
+        return 'has an empty alternative';
+    end if;
+    if v_sizes[1] > 300 then
+        return 'is too large';
+    end if;
+    begin
+        if '' ~ p_pattern then
+            return 'matches the empty text';
+        end if;
+    exception when invalid_regular_expression then
+        return 'is not a regular expression';
+    end;
+    return null;
+end;
+$_$;
+
+COMMENT ON FUNCTION private.check_moderation_pattern(p_pattern text) IS 'What is wrong with a folded pattern, or null. Allowed: characters, ., [classes], (groups), |, ^, $, *, +, ?, {m,n} up to 50 and escaped punctuation; at most 500 characters and, with repetitions written out, 300 places.';
+
+CREATE FUNCTION private.check_moderation_rule() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $_$
+declare
+    v_wrong text;
+    v_setting text;
+    v_term text;
+begin
+    -- One administrator at a time: versions, terms and state are then those of one order of changes.
+    perform 1 from private.moderation_state as s for update;
+    v_wrong := case
+        when new.name is null or new.name !~ '^[a-z][a-z0-9_]{0,62}$' then 'name: small letters, digits and _, at most 63'
+        when new.kind is null or new.kind not in ('term', 'pattern', 'link', 'contact', 'repetition', 'flood', 'first_contact')
+            then 'kind: term, pattern, link, contact, repetition, flood or first_contact'
+        when new.action is null or new.action not in ('warn', 'mask', 'hold', 'reject') then 'action: warn, mask, hold or reject'
+        when new.action = 'mask' and new.kind in ('repetition', 'flood', 'first_contact')
+            then 'action: conduct cannot be masked; use warn, hold or reject'
+        when new.label is null or new.label !~ '^[a-z][a-z0-9_]{0,39}$' then 'label: small letters, digits and _, at most 40'
+        when coalesce(char_length(new.explanation), 0) not between 1 and 300 then 'explanation: 1 to 300 characters'
+        when new.terms is null or (new.terms <> '{}') <> (new.kind = 'term') then 'terms: needed for kind term, empty for others'
+        when cardinality(new.terms) > 5000 then 'terms: at most 5,000 in one rule'
+        when (new.pattern is not null) <> (new.kind = 'pattern') then 'pattern: needed for kind pattern, null for others'
+        when new.domains is null or (new.domains <> '{}' and new.kind <> 'link') then 'domains: only for kind link'
+        when new.kind = 'link' and new.domains = '{}' and new.settings ->> 'mode' is distinct from 'allowOnly'
+            then 'domains: needed unless settings.mode is allowOnly'
+        when cardinality(new.domains) > 1000 then 'domains: at most 1,000 in one rule'
+        when new.settings is null or jsonb_typeof(new.settings) <> 'object' then 'settings: an object'
+        when exists (
+            select 1
+            from jsonb_object_keys(new.settings) as k (name)
+            where
+                k.name <> all(case new.kind
+                    when 'link' then array['mode']
+                    when 'repetition' then array['conversations', 'windowS']
+                    when 'flood' then array['conversations', 'windowS']
+                    when 'first_contact' then array['accountAgeS', 'onlyWithLink']
+                    else '{}'::text[]
+                end)
+        ) then 'settings: a member that this kind does not have'
+        when new.kind = 'link' and coalesce(new.settings ->> 'mode', '') not in ('deny', 'allowOnly')
+            then 'settings: mode is deny or allowOnly'
+        when new.settings ? 'onlyWithLink' and jsonb_typeof(new.settings -> 'onlyWithLink') <> 'boolean'
+            then 'settings: onlyWithLink is true or false'
+    end;
+    if v_wrong is null then
+        foreach v_setting in array case
+            when new.kind in ('repetition', 'flood') then array['conversations', 'windowS']
+            when new.kind = 'first_contact' then array['accountAgeS']
+            else '{}'::text[]
+        end loop
+            if
+                jsonb_typeof(new.settings -> v_setting) is distinct from 'number'
+                or (new.settings ->> v_setting) !~ '^[0-9]{1,8}$'
+                or (new.settings ->> v_setting)::integer < 1
+                or (v_setting = 'conversations' and (new.settings ->> v_setting)::integer not between 2 and 32)
+            then
+                v_wrong := format('settings: %s is a whole number, %s', v_setting, case v_setting
+                    when 'conversations' then '2 to 32' else 'of seconds' end);
+            end if;
+        end loop;
+    end if;
+    if v_wrong is null then
+        foreach v_term in array new.terms loop
+            if
+                v_term is null or char_length(v_term) > 100
+                or btrim(regexp_replace(private.moderation_fold(v_term), '[\n -/:-`{-~€£¥•¤]+', '', 'g')) = ''
+            then
+                v_wrong := format('terms: %L needs a letter or digit, and at most 100 characters', v_term);
+            end if;
+        end loop;
+        foreach v_term in array new.domains loop
+            if v_term is null or v_term !~ '^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$' then
+                v_wrong := format('domains: %L is not a host name in small letters (xn-- for others)', v_term);
+            end if;
+        end loop;
+        if new.pattern is not null then
+            v_wrong := 'pattern: ' || private.check_moderation_pattern(private.moderation_fold(private.normalize_text(new.pattern)));
+        end if;
+    end if;
+    if v_wrong is not null then
+        raise check_violation using
+            message = format('moderation rule %L: %s', new.name, v_wrong),
+            column = split_part(v_wrong, ':', 1), table = 'moderation_rules', schema = 'private';
+    end if;
+    if tg_op = 'UPDATE' then
+        new.id := old.id;
+        new.created_at := old.created_at;
+        new.version := old.version;
+        new.changed_at := old.changed_at;
+        if new is distinct from old then
+            new.version := old.version + 1;
+            new.changed_at := clock_timestamp();
+        end if;
+    else
+        -- A name that was deleted and comes back is a new rule with a new id.
+        new.version := 1;
+        new.created_at := clock_timestamp();
+        new.changed_at := new.created_at;
+    end if;
+    return new;
+end;
+$_$;
+
+COMMENT ON FUNCTION private.check_moderation_rule() IS 'Refuses a rule that could not work (check_violation: the column and why) and counts its version.';
+
 CREATE FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
@@ -324,6 +533,47 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) IS 'Raises PT429 rate_limited (hint: whole seconds to wait) when the window that ends now is full.';
+
+CREATE FUNCTION private.compile_moderation() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_pattern text;
+    v_joined text := '';
+    v_patterns text[] := '{}';
+begin
+    for v_pattern in
+        select '(?:' || private.moderation_fold(private.normalize_text(r.pattern)) || ')'
+        from private.moderation_rules as r
+        where r.is_enabled and r.kind = 'pattern'
+        order by r.id
+    loop
+        if char_length(v_joined) + char_length(v_pattern) > 1000 then
+            v_patterns := v_patterns || v_joined;
+            v_joined := '';
+        end if;
+        v_joined := v_joined || case v_joined when '' then '' else '|' end || v_pattern;
+    end loop;
+    if v_joined <> '' then
+        v_patterns := v_patterns || v_joined;
+    end if;
+    if cardinality(v_patterns) > 8 then
+        raise check_violation using message = 'moderation rules: the enabled patterns together have at most about 8,000 characters';
+    end if;
+    update private.moderation_state as s
+    set
+        revision = s.revision + 1,
+        has_terms = exists (select 1 from private.moderation_terms as t where t.is_enabled),
+        has_terms_anywhere = exists (select 1 from private.moderation_terms as t where t.is_enabled and t.is_anywhere),
+        has_contact = exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'contact'),
+        has_link = exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'link'),
+        patterns = v_patterns;
+    return null;
+end;
+$$;
+
+COMMENT ON FUNCTION private.compile_moderation() IS 'Writes what judging needs to know first, after every statement that changes rules.';
 
 CREATE FUNCTION private.fold_text(p_text text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -608,6 +858,7 @@ begin
         raise sqlstate 'PT422' using
             message = 'group_full', detail = format('A group has at most %s members.', v_settings.group_size_max);
     end if;
+    perform private.require_allowed_line(v_title, '/title');
     perform private.take_pace(
         v_me, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s
     );
@@ -645,6 +896,15 @@ CREATE FUNCTION private.create_profile() RETURNS trigger
     AS $$
 begin
     perform private.insert_profile(new.id, new.raw_user_meta_data);
+    -- A name that moderation would refuse is left out, and whatever goes wrong with a name must not end the sign-up.
+    begin
+        update public.profiles as p
+        set display_name = null
+        where p.user_id = new.id and p.display_name is not null and not private.is_allowed_line(p.display_name);
+    exception
+        when others then
+            raise warning 'messaging: a name was not checked: % (%)', sqlerrm, sqlstate;
+    end;
     return null;
 end;
 $$;
@@ -961,15 +1221,44 @@ CREATE FUNCTION private.get_moderation_rules() RETURNS jsonb
     SET search_path TO ''
     AS $$
 begin
-    return jsonb_build_object('revision', private.moderation_revision(), 'rules', coalesce((
-        select jsonb_agg(to_jsonb(r) - 'created_at' - 'changed_at' order by r.name)
-        from private.moderation_rules as r
-        where r.is_enabled
-    ), '[]'::jsonb));
+    return jsonb_build_object(
+        'revision', private.moderation_revision(),
+        'rules', coalesce((
+            select
+                jsonb_agg(
+                    jsonb_build_object(
+                        'id', r.id, 'name', r.name, 'version', r.version, 'kind', r.kind, 'action', r.action, 'label', r.label,
+                        'explanation', r.explanation, 'settings', r.settings,
+                        'terms', array(
+                            select jsonb_build_object('term', t.term, 'isAnywhere', t.is_anywhere)
+                            from private.moderation_terms as t
+                            where t.rule_id = r.id
+                            order by t.term
+                        ),
+                        'pattern', private.moderation_fold(private.normalize_text(r.pattern)),
+                        'domains', array(select private.moderation_punycode(d.domain) from unnest(r.domains) as d (domain))
+                    )
+                    order by r.name collate "C"
+                )
+            from private.moderation_rules as r
+            where r.is_enabled and r.kind in ('term', 'pattern', 'link', 'contact')
+        ), '[]'::jsonb),
+        'lexicon', (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l),
+        'letters', (
+            select jsonb_object_agg(t.fold, t.letters)
+            from (
+                select
+                    l.fold,
+                    string_agg(l.letter, '' order by l.letter) as letters
+                from private.moderation_letters as l
+                group by l.fold
+            ) as t
+        )
+    );
 end;
 $$;
 
-COMMENT ON FUNCTION private.get_moderation_rules() IS 'Definer, because rules are private; for the service alone. See public.get_moderation_rules.';
+COMMENT ON FUNCTION private.get_moderation_rules() IS 'Definer, because rules are private; granted to the service alone. See public.get_moderation_rules.';
 
 CREATE FUNCTION private.get_profile() RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1012,12 +1301,16 @@ CREATE FUNCTION private.has_link(p_text text) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    v_folded constant text := private.moderation_fold(p_text);
 begin
-    return p_text ~* '(https?://|www[.])';
+    return
+        v_folded ~ (select s.hosts_hint from private.moderation_state as s)
+        and (select true = any(h.is_links) from private.moderation_hosts(v_folded) as h);
 end;
 $$;
 
-COMMENT ON FUNCTION private.has_link(p_text text) IS 'First form.';
+COMMENT ON FUNCTION private.has_link(p_text text) IS 'Whether a normalised text has a web address, written out or not.';
 
 CREATE FUNCTION private.has_long_mark_run(p_text text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -1451,6 +1744,17 @@ $$;
 
 COMMENT ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) IS 'Makes a profile from sign-up metadata; keeps an existing one.';
 
+CREATE FUNCTION private.is_allowed_line(p_text text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return p_text is null or (private.judge_text(p_text, false)).action in ('allow', 'warn');
+end;
+$$;
+
+COMMENT ON FUNCTION private.is_allowed_line(p_text text) IS 'Whether a name or title may stand: it can neither be masked nor wait for a moderator, so whatever is more than a warning is too much.';
+
 CREATE FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1581,12 +1885,65 @@ CREATE FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest b
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    v_conversation constant bigint := hashtextextended(p_conversation_id::text, 20261122);
+    v_recent constant bigint[] := coalesce(p_recent, '{}');
+    v_now_s constant bigint := floor(extract(epoch from p_now));
+    v_since_s bigint;
+    v_others bigint[];
+    v_rule private.moderation_rules;
+    v_is_caught boolean;
+    v private.judgement := row('allow', null, null, '[]'::jsonb, null);
 begin
-    return row('allow', null, null, '[]'::jsonb, null)::private.judgement;
+    for v_rule in
+        select r.*
+        from private.moderation_rules as r
+        where
+            r.is_enabled
+            and (
+                (r.kind = 'repetition' and p_digest is not null)
+                or r.kind = 'flood'
+                or (r.kind = 'first_contact' and p_is_first_contact)
+            )
+        order by array_position(array['allow', 'warn', 'mask', 'hold', 'reject'], r.action) desc, r.name collate "C"
+    loop
+        if v_rule.kind = 'first_contact' then
+            v_is_caught := (p_has_link or not coalesce((v_rule.settings ->> 'onlyWithLink')::boolean, false)) and exists (
+                select 1
+                from auth.users as u
+                where u.id = p_me and u.created_at > p_now - make_interval(secs => (v_rule.settings ->> 'accountAgeS')::integer)
+            );
+        else
+            -- This message goes to one conversation more than those it was sent to before.
+            v_since_s := v_now_s - (v_rule.settings ->> 'windowS')::bigint;
+            v_others := '{}';
+            for i in 1..cardinality(v_recent) by 3 loop
+                if
+                    v_recent[i + 2] > v_since_s
+                    and (v_rule.kind = 'flood' or v_recent[i] = p_digest)
+                    and v_recent[i + 1] is distinct from v_conversation
+                    and v_recent[i + 1] <> all(v_others)
+                then
+                    v_others := v_others || v_recent[i + 1];
+                end if;
+            end loop;
+            v_is_caught := cardinality(v_others) + 1 >= (v_rule.settings ->> 'conversations')::integer;
+        end if;
+        continue when not v_is_caught;
+        if v.action = 'allow' then
+            v.action := v_rule.action;
+            v.label := v_rule.label;
+            v.explanation := v_rule.explanation;
+        end if;
+        v.rules := v.rules || jsonb_build_object(
+            'id', v_rule.id, 'name', v_rule.name, 'version', v_rule.version, 'kind', v_rule.kind, 'action', v_rule.action
+        );
+    end loop;
+    return v;
 end;
 $$;
 
-COMMENT ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) IS 'First form.';
+COMMENT ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) IS 'The verdict of the rules on conduct: p_me is about to send a text with this digest to a conversation (null: a new one); p_recent as private.recent_with left it. Nothing is written.';
 
 CREATE FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
@@ -1612,22 +1969,122 @@ CREATE FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) RETUR
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+begin
+    return private.judge_with(p_text, p_contact_allowed, null);
+end;
+$$;
+
+COMMENT ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) IS 'The verdict of all enabled rules on a text as private.normalize_text left it. Rules of kind contact are skipped when contact is allowed.';
+
+CREATE FUNCTION private.judge_with(p_text text, p_contact_allowed boolean, p_rule_id uuid) RETURNS private.judgement
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
 declare
+    c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
+    v_folded constant text := private.moderation_fold(p_text);
+    v_state private.moderation_state;
+    v_rule private.moderation_rules;
+    v_caught uuid[] := '{}';
+    v_pattern text;
+    v_contacts integer[] := '{}';
+    v_hosts text[] := '{}';
+    v_is_links boolean[];
+    v_host_spans integer[];
+    v_is_meant boolean[];
+    v_found integer[];
+    v_spans integer[] := '{}';
     v private.judgement := row('allow', null, null, '[]'::jsonb, null);
 begin
-    if not p_contact_allowed and p_text ~ '[[:alnum:]._-]+@[[:alnum:]-]+[.][a-z]+' then
-        v := row(
-            'mask', 'contact_details', 'Contact details are shown once both of you have agreed.',
-            '[{"id": "00000000-0000-0000-0000-000000000000", "name": "contact_details", "version": 1, '
-            '"kind": "contact", "action": "mask"}]'::jsonb,
-            regexp_replace(p_text, '[[:alnum:]._-]+@[[:alnum:]-]+[.][a-z]+', '•••', 'g')
+    select s.* into v_state from private.moderation_state as s;
+    if p_rule_id is not null then
+        select r.* into v_rule from private.moderation_rules as r where r.id = p_rule_id;
+        v_state.has_terms := v_rule.kind = 'term';
+        v_state.has_contact := v_rule.kind = 'contact';
+        v_state.has_link := v_rule.kind = 'link';
+        v_state.patterns := case when v_rule.kind = 'pattern'
+            then array[private.moderation_fold(private.normalize_text(v_rule.pattern))] else '{}' end;
+    end if;
+
+    if v_state.has_terms then
+        v_caught := private.moderation_term_rules(v_folded, v_state.disguised, p_rule_id);
+    end if;
+    foreach v_pattern in array v_state.patterns loop
+        if v_folded ~ v_pattern then
+            v_caught := v_caught || array(
+                select r.id
+                from private.moderation_rules as r
+                where
+                    r.kind = 'pattern' and case when p_rule_id is null then r.is_enabled else r.id = p_rule_id end
+                    and v_folded ~ private.moderation_fold(private.normalize_text(r.pattern))
+            );
+        end if;
+    end loop;
+    if v_state.has_contact and not p_contact_allowed and v_folded ~ v_state.contact_hint then
+        v_contacts := private.moderation_contacts(v_folded);
+        if v_contacts <> '{}' then
+            v_caught := v_caught || array(
+                select r.id
+                from private.moderation_rules as r
+                where r.kind = 'contact' and case when p_rule_id is null then r.is_enabled else r.id = p_rule_id end
+            );
+        end if;
+    end if;
+    if v_state.has_link and v_folded ~ v_state.hosts_hint then
+        select h.hosts, h.is_links, h.spans into v_hosts, v_is_links, v_host_spans from private.moderation_hosts(v_folded) as h;
+        if v_hosts <> '{}' then
+            v_caught := v_caught || array(
+                select r.id
+                from private.moderation_rules as r
+                where
+                    r.kind = 'link' and case when p_rule_id is null then r.is_enabled else r.id = p_rule_id end
+                    and true = any(private.moderation_host_matches(r, v_hosts, v_is_links))
+            );
+        end if;
+    end if;
+    if v_caught = '{}' then
+        return v;
+    end if;
+
+    for v_rule in
+        select r.*
+        from private.moderation_rules as r
+        where r.id = any(v_caught)
+        order by array_position(c_order, r.action) desc, r.name collate "C"
+    loop
+        if v.action = 'allow' then
+            v.action := v_rule.action;
+            v.label := v_rule.label;
+            v.explanation := v_rule.explanation;
+        end if;
+        v.rules := v.rules || jsonb_build_object(
+            'id', v_rule.id, 'name', v_rule.name, 'version', v_rule.version, 'kind', v_rule.kind, 'action', v_rule.action
         );
+        continue when v_rule.action <> 'mask';
+        v_found := '{}';
+        if v_rule.kind = 'contact' then
+            v_found := v_contacts;
+        elsif v_rule.kind = 'pattern' then
+            v_found := private.moderation_spans(
+                v_folded, '(' || private.moderation_fold(private.normalize_text(v_rule.pattern)) || ')'
+            );
+        else
+            -- Whole words: the links, or those a term is found in. Where it takes several to make it, the whole text goes.
+            if v_rule.kind = 'link' then
+                v_is_meant := private.moderation_host_matches(v_rule, v_hosts, v_is_links);
+            end if;
+            v_found := private.moderation_word_spans(v_folded, v_rule, v_host_spans, v_is_meant, v_state.disguised);
+        end if;
+        v_spans := v_spans || case when v_found = '{}' then array[1, char_length(v_folded) + 1] else v_found end;
+    end loop;
+    if v_spans <> '{}' then
+        v.masked_body := private.moderation_mask(p_text, v_spans);
     end if;
     return v;
 end;
 $$;
 
-COMMENT ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) IS 'First form.';
+COMMENT ON FUNCTION private.judge_with(p_text text, p_contact_allowed boolean, p_rule_id uuid) IS 'judge_text by all enabled rules, or by one rule, enabled or not.';
 
 CREATE FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) RETURNS void
     LANGUAGE plpgsql
@@ -1644,6 +2101,50 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) IS 'Stores the sealed text of a message under its id; a held message keeps that id when it is released, so its envelope stays where it is.';
+
+CREATE FUNCTION private.keep_moderation_rule() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    if tg_op <> 'INSERT' then
+        delete from private.moderation_terms as t where t.rule_id = old.id;
+    end if;
+    if tg_op = 'DELETE' then
+        return null;
+    end if;
+    insert into private.moderation_rule_versions (rule_id, version, definition, created_at)
+    values (new.id, new.version, to_jsonb(new), new.changed_at)
+    on conflict do nothing;
+    -- Some letters look like another one only as capitals: Greek Eta is h, eta is n. A term is known in all three spellings.
+    insert into private.moderation_terms (rule_id, term, first_word, collapsed, is_phrase, is_anywhere, is_enabled)
+    select distinct on (w.term)
+        new.id,
+        w.term,
+        split_part(w.term, ' ', 1),
+        private.moderation_collapse(w.term),
+        w.term like '% %',
+        w.term ~ '[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]',
+        new.is_enabled
+    from unnest(new.terms) as t (term)
+    cross join lateral (
+        select private.normalize_text(t.term) as term
+        union
+        select upper(private.normalize_text(t.term) collate "und-x-icu")
+        union
+        select initcap(private.normalize_text(t.term) collate "und-x-icu")
+    ) as v
+    cross join lateral (
+        select btrim(regexp_replace(
+            private.moderation_fold(private.normalize_text(v.term collate "C")), '[\n -/:-`{-~€£¥•¤]+', ' ', 'g'
+        )) as term
+    ) as w
+    where w.term <> '';
+    return null;
+end;
+$$;
+
+COMMENT ON FUNCTION private.keep_moderation_rule() IS 'Keeps the version and the folded terms of a changed rule.';
 
 CREATE FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone, p_recent bigint[]) RETURNS timestamp with time zone[]
     LANGUAGE plpgsql
@@ -2438,16 +2939,618 @@ $$;
 
 COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden when they block the author of a group''s message, a sensitive one with its envelope. Null: as nobody in particular. The caller has checked access.';
 
-CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
-    LANGUAGE plpgsql STABLE STRICT
+CREATE FUNCTION private.moderation_collapse(p_text text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     SET search_path TO ''
     AS $$
+declare
+    v_text text := p_text;
+    v_letter text;
 begin
-    return lower(p_text);
+    -- Halving instead of a back reference: the longest run costs its logarithm.
+    foreach v_letter in array string_to_array('abcdefghijklmnopqrstuvwxyz', null) loop
+        while position(v_letter || v_letter in v_text) > 0 loop
+            v_text := replace(v_text, v_letter || v_letter, v_letter);
+        end loop;
+    end loop;
+    return v_text;
 end;
 $$;
 
-COMMENT ON FUNCTION private.moderation_fold(p_text text) IS 'First form.';
+COMMENT ON FUNCTION private.moderation_collapse(p_text text) IS 'Every run of one and the same Latin letter as one letter.';
+
+CREATE FUNCTION private.moderation_contacts(p_folded text) RETURNS integer[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    c constant jsonb := (
+        select jsonb_object_agg(l.name, l.pattern)
+        from private.moderation_lexicon as l
+        where l.name in (
+            'email', 'email_hint', 'local', 'no_local', 'number', 'number_hint', 'spoken_number', 'digit_word', 'counting',
+            'dates_before', 'dates_after', 'handle_hint'
+        )
+    );
+    v_found integer[];
+    v_spans integer[] := '{}';
+    v_hit text;
+    v_part text;
+    v_start integer;
+    v_finish integer;
+begin
+    if p_folded ~ (c ->> 'email_hint') then
+        v_found := private.moderation_spans(p_folded, c ->> 'email');
+        for i in 1..cardinality(v_found) by 2 loop
+            v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
+            continue when v_hit !~ '^[^ @]+@[^ @]+$' and (
+                substring(v_hit from '^' || (c ->> 'local')) ~ (c ->> 'no_local')
+                or substr(p_folded, v_found[i + 1], 1) ~ '[a-z0-9]'
+            );
+            v_spans := v_spans || v_found[i] || v_found[i + 1];
+        end loop;
+    end if;
+    if p_folded ~ (c ->> 'number_hint') then
+        v_found := private.moderation_spans(p_folded, c ->> 'number');
+        for i in 1..cardinality(v_found) by 2 loop
+            v_start := v_found[i];
+            v_finish := v_found[i + 1];
+            v_hit := substr(p_folded, v_start, v_finish - v_start);
+            v_part := substring(v_hit from c ->> 'dates_before');
+            if v_part is not null then
+                v_start := v_start + char_length(v_part);
+            end if;
+            v_hit := substr(p_folded, v_start, v_finish - v_start);
+            v_part := substring(v_hit from c ->> 'dates_after');
+            if v_part is not null then
+                v_finish := v_finish - char_length(v_part);
+                v_hit := substr(p_folded, v_start, v_finish - v_start);
+            end if;
+            if
+                private.moderation_is_phone(
+                    v_hit,
+                    -- What is masked already says nothing about what follows it.
+                    regexp_replace(substr(p_folded, greatest(1, v_start - 50), v_start - greatest(1, v_start - 50)), '^.*•', ''),
+                    substr(p_folded, v_finish, 20)
+                )
+            then
+                v_spans := v_spans || v_start || v_finish;
+            end if;
+        end loop;
+        v_found := private.moderation_spans(p_folded, c ->> 'spoken_number');
+        for i in 1..cardinality(v_found) by 2 loop
+            v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
+            continue when v_hit ~ (c ->> 'counting') or regexp_count(v_hit, c ->> 'digit_word') < 3;
+            v_spans := v_spans || v_found[i] || v_found[i + 1];
+        end loop;
+    end if;
+    if p_folded ~ (c ->> 'handle_hint') then
+        v_spans := v_spans || private.moderation_handles(p_folded);
+    end if;
+    return v_spans;
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_contacts(p_folded text) IS 'Where a folded text has contact details: first and one past the last place of each, in any order, perhaps overlapping.';
+
+CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+    SET search_path TO ''
+    AS $$
+begin
+    if octet_length(p_text) = char_length(p_text) then
+        return replace(lower(p_text collate "C"), E'\t', ' ');
+    end if;
+    return replace(lower((
+        select string_agg(
+            coalesce((select l.fold from private.moderation_letters as l where l.letter = t.letter collate "C"), t.letter), ''
+            order by t.place
+        )
+        from unnest(string_to_array(p_text, null)) with ordinality as t (letter, place)
+    ) collate "C"), E'\t', ' ');
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderation_fold(p_text text) IS 'The form of a normalised text that rules look at: see private.moderation_letters. Folding twice changes nothing. Null stays null.';
+
+CREATE FUNCTION private.moderation_forms(p_folded text) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    c_contraction constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'contraction');
+    c_elision constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'elision');
+    c_gaps constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'gaps');
+    c_is_short constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'is_short');
+    c_mixed constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'mixed');
+    c_one_stop constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'one_stop');
+    c_before constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_before');
+    c_after constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_after');
+    c_arabic constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'arabic_beginning');
+    c_korean constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'korean_ending');
+    v_text constant text := regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g');
+    v_forms text[] := '{}';
+    v_spoken text[] := '{}';
+    v_leet text[];
+    v_token text;
+    v_joined text;
+    v_parts text[];
+    v_segment text;
+    v_before text := '';
+    v_before_is_short boolean := false;
+    v_is_short boolean;
+    v_run text := '';
+begin
+    -- Words with digits and signs in them; words in two pieces of which one is no word.
+    foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
+        continue when v_token = '';
+        if char_length(v_token) > 1 then
+            v_token := rtrim(ltrim(v_token, '(+'), '!+(|');
+        end if;
+        v_leet := case when v_token ~ c_mixed then private.moderation_leet(v_token) else '{}' end;
+        v_forms := v_forms || v_leet;
+        v_spoken := v_spoken || coalesce(v_leet[1], v_token);
+        v_is_short := char_length(v_token) <= 2 and v_token ~ c_is_short;
+        if (v_is_short or v_before_is_short) and v_before <> '' and char_length(v_before) + char_length(v_token) between 4 and 40 then
+            v_forms := v_forms || (v_before || v_token) || private.moderation_leet(v_before || v_token);
+        end if;
+        v_before := v_token;
+        v_before_is_short := v_is_short;
+    end loop;
+
+    -- Words spelled letter by letter; wider gaps may part the words.
+    foreach v_segment in array array[v_text] || regexp_split_to_array(v_text, ' {2,}|\n') loop
+        foreach v_token in array regexp_split_to_array(v_segment, c_gaps) || '..'::text loop
+            continue when v_token = '';
+            if char_length(v_token) = 1 then
+                v_run := v_run || v_token;
+                continue;
+            end if;
+            if char_length(v_run) between 3 and 200 and v_run ~ '[^0-9@$€£¥|!+(]' then
+                v_joined := v_run;
+                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_joined := regexp_replace(v_run, c_before, '');
+                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_joined := regexp_replace(v_run, c_after, '');
+                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_joined := regexp_replace(v_joined, c_before, '');
+                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+            end if;
+            v_run := '';
+        end loop;
+        exit when v_segment = v_text and v_text !~ ' {2,}|\n';
+    end loop;
+
+    -- Words broken by signs. One full stop between two words is a forgotten space.
+    for v_token in
+        select t.token
+        from (
+            select btrim(c.token, '"''.,;:?!()[]{}<>-_~*/\^`&=#%•¤+|') as token
+            from regexp_split_to_table(v_text, '[ \n]+') as c (token)
+        ) as t
+        where t.token ~ '[!-/:-`{-~•¤]' and char_length(t.token) <= 100
+    loop
+        v_joined := regexp_replace(v_token, c_gaps, '', 'g');
+        continue when v_joined = v_token and v_joined !~ '[!+(|]';
+        v_parts := regexp_match(v_token, c_one_stop);
+        continue when v_parts is not null and char_length(v_parts[1]) > 1 and char_length(v_parts[2]) > 1
+            and v_parts[1] !~ c_is_short and v_parts[2] !~ c_is_short;
+        v_forms := v_forms || v_joined || private.moderation_leet(v_joined) || translate(v_joined, '!+(|', '');
+    end loop;
+
+    -- Words with an article or an ending that is written together with them.
+    if p_folded ~ '[ء-ي가-힣]' then
+        foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
+            v_forms := v_forms || regexp_replace(v_token, c_arabic, '') || regexp_replace(v_token, c_korean, '');
+        end loop;
+    end if;
+    -- The last one is the text with plain words, for phrases.
+    return v_forms || array_to_string(v_spoken, ' ');
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_forms(p_folded text) IS 'What the disguised words of a folded text may be: leetspeak, spelled and broken words, words in two pieces; last, the whole text in plain words with one space between them.';
+
+CREATE FUNCTION private.moderation_handles(p_folded text) RETURNS integer[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    c constant jsonb := (
+        select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l where l.place between 110 and 199
+    );
+    v_kind text;
+    v_found integer[];
+    v_spans integer[] := '{}';
+    v_hit text;
+    v_name text;
+    v_after text;
+    v_start integer;
+begin
+    foreach v_kind in array array[
+        'at_handle', 'named_handle', 'odd_named_handle', 'asked_handle', 'discord_tag', 'invited', 'invitation'
+    ] loop
+        v_found := private.moderation_spans(p_folded, c ->> v_kind);
+        for i in 1..cardinality(v_found) by 2 loop
+            v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
+            v_after := substr(p_folded, v_found[i + 1], 20);
+            if v_kind = 'invitation' then
+                continue when (v_found[i] > 1 and substr(p_folded, v_found[i] - 1, 1) ~ '[a-z0-9.@-]') or v_hit ~ (c ->> 'no_invitation');
+                v_spans := v_spans || v_found[i] || v_found[i + 1];
+                continue;
+            end if;
+            -- Only the name itself is a detail; the words around it stay.
+            if v_kind = 'at_handle' and v_hit ~ '^@' then
+                v_name := rtrim(substring(v_hit from '^@[a-z0-9._-]+'), '._-');
+                v_start := v_found[i];
+            else
+                v_hit := rtrim(v_hit, E' \n.,;:!?)"''/-_');
+                v_name := case v_kind
+                    when 'discord_tag' then substring(v_hit from '[a-z0-9._]+ ?# ?[0-9]+$')
+                    when 'invited' then substring(v_hit from '[^ ]+$')
+                    else substring(v_hit from '@? ?[a-z0-9._-]+$')
+                end;
+                v_name := coalesce(v_name, v_hit);
+                v_start := v_found[i] + char_length(v_hit) - char_length(v_name);
+            end if;
+            continue when v_kind <> 'invited' and ltrim(v_name, '@ ') ~ (c ->> 'no_handle');
+            continue when v_kind = 'named_handle' and v_after ~ (c ->> 'sentence_goes_on') and v_after !~ (c ->> 'sentence_may_go_on');
+            continue when v_kind = 'odd_named_handle' and (char_length(v_name) < 5 or v_name ~ (c ->> 'tech_word'));
+            v_spans := v_spans || v_start || v_start + char_length(v_name);
+        end loop;
+    end loop;
+    return v_spans;
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_handles(p_folded text) IS 'Where a folded text names somebody on a messenger, links or invites there.';
+
+CREATE TABLE private.moderation_rules (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    name text NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
+    kind text NOT NULL,
+    action text NOT NULL,
+    is_enabled boolean DEFAULT true NOT NULL,
+    label text NOT NULL,
+    explanation text NOT NULL,
+    terms text[] DEFAULT '{}'::text[] NOT NULL,
+    pattern text,
+    domains text[] DEFAULT '{}'::text[] NOT NULL,
+    settings jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE private.moderation_rules IS 'What messages may say and people may do. Change it with insert, update and delete; in force for the next message. A new rule can be tried first: insert it with is_enabled = false and call private.replay_rule.';
+
+COMMENT ON COLUMN private.moderation_rules.id IS 'Stays the same over all versions.';
+
+COMMENT ON COLUMN private.moderation_rules.name IS 'What people who administer call it; small letters, digits and _.';
+
+COMMENT ON COLUMN private.moderation_rules.version IS 'Raised by every change; verdicts name it. See private.moderation_rule_versions.';
+
+COMMENT ON COLUMN private.moderation_rules.kind IS 'Looks at the text: term (terms), pattern (pattern), link (domains, settings.mode), contact (e-mail, phone, messengers). Looks at conduct: repetition, flood (settings.conversations within settings.windowS), first_contact (settings.accountAgeS, onlyWithLink).';
+
+COMMENT ON COLUMN private.moderation_rules.action IS 'warn, mask, hold or reject, rising; the strongest rule that catches something decides. Conduct cannot be masked.';
+
+COMMENT ON COLUMN private.moderation_rules.is_enabled IS 'A disabled rule catches nothing, but can be replayed.';
+
+COMMENT ON COLUMN private.moderation_rules.label IS 'A short stable word shown with a content warning, such as abuse or scam.';
+
+COMMENT ON COLUMN private.moderation_rules.explanation IS 'One sentence that the author may read.';
+
+COMMENT ON COLUMN private.moderation_rules.terms IS 'Words and phrases in any script. Whole words match, however they are disguised; in scripts without spaces any place matches.';
+
+COMMENT ON COLUMN private.moderation_rules.pattern IS 'A regular expression over the folded text; the allowed subset is in the comment of private.check_moderation_pattern.';
+
+COMMENT ON COLUMN private.moderation_rules.domains IS 'Host names; each stands for itself and everything below it.';
+
+COMMENT ON COLUMN private.moderation_rules.settings IS 'Numbers of conduct rules, all required: conversations (2 to 32), windowS, accountAgeS. link: mode, deny or allowOnly. first_contact: onlyWithLink.';
+
+COMMENT ON COLUMN private.moderation_rules.created_at IS 'When it was inserted.';
+
+COMMENT ON COLUMN private.moderation_rules.changed_at IS 'When this version came into force.';
+
+CREATE FUNCTION private.moderation_host_matches(p_rule private.moderation_rules, p_hosts text[], p_is_links boolean[]) RETURNS boolean[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_domains constant text[] := array(select private.moderation_punycode(d.domain) from unnest(p_rule.domains) as d (domain));
+begin
+    return array(
+        select case p_rule.settings ->> 'mode' when 'deny' then t.is_named else t.is_link and not t.is_named end
+        from (
+            select
+                h.is_link,
+                h.place,
+                exists (select 1 from unnest(v_domains) as d (domain) where right('.' || h.host, char_length(d.domain) + 1) = '.' || d.domain)
+                as is_named
+            from unnest(p_hosts, p_is_links) with ordinality as h (host, is_link, place)
+        ) as t
+        order by t.place
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderation_host_matches(p_rule private.moderation_rules, p_hosts text[], p_is_links boolean[]) IS 'Which of the host names a link rule is about: those it denies, or links to others than it allows.';
+
+CREATE FUNCTION private.moderation_hosts(p_folded text, OUT hosts text[], OUT is_links boolean[], OUT spans integer[]) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    c_dot constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'dot');
+    c_host constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'host');
+    c_bare constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'bare_host');
+    c_path constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'path_host');
+    c_no_host constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'no_host');
+    c_scheme constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'scheme');
+    c_scheme_before constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'scheme_before');
+    v_found constant integer[] := private.moderation_spans(p_folded, c_host);
+    v_hit text;
+    v_host text;
+    v_gap text;
+    v_next text;
+    v_last integer := 1;
+    v_had_scheme boolean := false;
+    v_is_link boolean;
+begin
+    hosts := '{}';
+    is_links := '{}';
+    spans := '{}';
+    for i in 1..cardinality(v_found) by 2 loop
+        v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
+        v_gap := substr(p_folded, v_last, v_found[i] - v_last);
+        v_next := substr(p_folded, v_found[i + 1], 2);
+        v_last := v_found[i + 1];
+        v_host := btrim(regexp_replace(v_hit, c_dot, '.', 'g'), '-_');
+        -- What stands before an @ in an address is a name, and the host comes after it.
+        v_had_scheme := v_gap ~ c_scheme_before or (v_had_scheme and v_gap ~ '^[^/\n ]*@$');
+        v_is_link := not v_next ~ '^@' and (
+            v_had_scheme
+            or v_host ~ '^www\.'
+            or (
+                v_gap !~ '@ ?$' and v_host !~ c_no_host
+                and (
+                    (v_host ~ c_bare and not (v_host ~ '\.net$' and v_hit !~ '\.net$'))
+                    or (v_next ~ '^[/?][a-z0-9@+]' and v_host ~ c_path)
+                )
+            )
+        );
+        v_host := private.moderation_punycode(regexp_replace(v_host, '^www\.', ''));
+        hosts := hosts || v_host;
+        is_links := is_links || v_is_link;
+        spans := spans || v_found[i] || v_found[i + 1];
+    end loop;
+    -- An address without a dotted name: a number, localhost.
+    if true <> all(is_links) and p_folded ~ c_scheme then
+        hosts := hosts || ''::text;
+        is_links := is_links || true;
+        spans := spans || private.moderation_spans(p_folded, c_scheme);
+    end if;
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_hosts(p_folded text, OUT hosts text[], OUT is_links boolean[], OUT spans integer[]) IS 'The host names in a folded text, dots written out included; whether each is meant as a link; where they stand.';
+
+CREATE FUNCTION private.moderation_is_phone(p_run text, p_before text, p_after text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    v_run constant text := translate(p_run, 'ol', '01');
+    v_digits constant text := regexp_replace(v_run, '[^0-9]+', '', 'g');
+    v_groups constant text := btrim(regexp_replace(v_run, '[^0-9]+', ' ', 'g'));
+    v_count constant integer := char_length(v_digits);
+    v_is_called boolean;
+    c jsonb;
+begin
+    if
+        v_count not between 7 and 15
+        or char_length(p_run) - char_length(translate(p_run, 'ol', '')) > 3
+        or p_after ~ '^(?:[a-z0-9]|[.,:][0-9])'
+        or p_before ~ '[0-9][.,:]$'
+        or (p_before ~ '[a-z0-9]-?$' and p_before !~ '(?:tel|phone|fon|call|mobile|whatsapp|nr|no|number|cell)-?$')
+        or strpos('01234567890123456789', v_digits) > 0
+        or strpos('98765432109876543210', v_digits) > 0
+        or translate(v_digits, left(v_digits, 1), '') = ''
+    then
+        return false;
+    end if;
+    if p_run ~ '^[(]?[+]' then
+        return v_count >= 8;
+    end if;
+    c := (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l where l.place between 84 and 99);
+    if
+        p_after ~ (c ->> 'counted') or p_before ~ (c ->> 'money_before') or v_run ~ (c ->> 'dates') or v_run ~ (c ->> 'address')
+        or v_run ~ (c ->> 'decimal') or v_groups ~ (c ->> 'years') or p_before ~ (c ->> 'identified')
+    then
+        return false;
+    end if;
+    v_is_called := p_before ~ (c ->> 'call');
+    if v_run ~ (c ->> 'thousands') and not v_is_called then
+        return false;
+    end if;
+    return v_is_called
+        or (v_groups ~ (c ->> 'national') and v_count between 9 and case when v_groups ~ '^00' then 15 else 12 end)
+        or (v_groups ~ (c ->> 'shaped') and (v_groups <> v_digits or v_digits ~ '^[78]9|^1[3-9]') and v_count >= 9)
+        or (v_digits ~ (c ->> 'alone') and p_before !~ '[a-z0-9]' and p_after !~ '[a-z0-9]');
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_is_phone(p_run text, p_before text, p_after text) IS 'Whether a run of digits is a telephone number, by its shape and by what stands up to 50 characters before and 20 after it; dates, prices, counts and numbers of orders are not.';
+
+CREATE FUNCTION private.moderation_leet(p_word text) RETURNS text[]
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path TO ''
+    AS $_$
+declare
+    v_signs constant integer := char_length(translate(p_word, '0123456789@$€£¥|!+(', ''));
+    v_digits constant integer := char_length(p_word) - char_length(translate(p_word, '0123456789', ''));
+begin
+    -- Letters among digits and signs; more digits than letters is a number of something, such as a55 or b2b.
+    if v_signs = 0 or v_signs = char_length(p_word) or v_digits > v_signs + (char_length(p_word) >= 5)::integer then
+        return '{}';
+    end if;
+    if translate(p_word, '1|!', '') = p_word then
+        return array[translate(p_word, '023456789@$€£¥+(', 'ozeasgtbgaselytc')];
+    end if;
+    return array[
+        translate(p_word, '0123456789@$€£¥|!+(', 'oizeasgtbgaselyiitc'),
+        translate(p_word, '0123456789@$€£¥|!+(', 'olzeasgtbgaselylltc')
+    ];
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_leet(p_word text) IS 'The words that a mixture of letters with digits and signs may stand for (sh1t, $cam); none for other words.';
+
+CREATE FUNCTION private.moderation_mask(p_text text, p_spans integer[]) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_starts integer[] := '{}';
+    v_finishes integer[] := '{}';
+    v_count integer := 0;
+    v_masked text := '';
+    v_at integer := 1;
+    v_span integer := 1;
+    v_in integer := 0;
+    v_is_in boolean := false;
+    r record;
+begin
+    -- Overlapping and touching spans are one.
+    for r in
+        select
+            p_spans[i] as start,
+            p_spans[i + 1] as finish
+        from generate_series(1, cardinality(p_spans), 2) as i
+        where p_spans[i] < p_spans[i + 1]
+        order by 1, 2
+    loop
+        if v_count > 0 and r.start <= v_finishes[v_count] then
+            v_finishes[v_count] := greatest(v_finishes[v_count], r.finish);
+        else
+            v_count := v_count + 1;
+            v_starts[v_count] := r.start;
+            v_finishes[v_count] := r.finish;
+        end if;
+    end loop;
+    if octet_length(p_text) = char_length(p_text) then
+        for i in 1..v_count loop
+            v_masked := v_masked || substr(p_text, v_at, v_starts[i] - v_at) || '•••';
+            v_at := v_finishes[i];
+        end loop;
+        return v_masked || substr(p_text, v_at);
+    end if;
+    -- Spans count in the folded text, where a character may have become none or several.
+    for r in
+        select
+            t.letter,
+            char_length(coalesce(
+                (select l.fold from private.moderation_letters as l where l.letter = t.letter collate "C"), t.letter
+            )) as size
+        from unnest(string_to_array(p_text, null)) with ordinality as t (letter, place)
+        order by t.place
+    loop
+        if r.size > 0 then
+            while v_span <= v_count and v_finishes[v_span] <= v_at loop
+                v_span := v_span + 1;
+            end loop;
+            v_is_in := v_span <= v_count and v_starts[v_span] < v_at + r.size;
+        end if;
+        if not v_is_in then
+            v_masked := v_masked || r.letter;
+        elsif v_in < v_span then
+            v_masked := v_masked || '•••';
+            v_in := v_span;
+        end if;
+        v_at := v_at + r.size;
+    end loop;
+    return v_masked;
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderation_mask(p_text text, p_spans integer[]) IS 'The text with ••• in place of each span; the spans are places in its folded form. Accents go with their letter, all else stays.';
+
+CREATE FUNCTION private.moderation_punycode(p_host text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    v_labels text[] := string_to_array(p_host, '.');
+    v_input text;
+    v_output integer[];
+    v_code integer;
+    v_index integer;
+    v_old_index integer;
+    v_bias integer;
+    v_weight integer;
+    v_digit integer;
+    v_threshold integer;
+    v_delta integer;
+    v_steps integer;
+    v_at integer;
+begin
+    if strpos(p_host, 'xn--') = 0 then
+        return p_host;
+    end if;
+    for i in 1..cardinality(v_labels) loop
+        continue when v_labels[i] !~ '^xn--[a-z0-9-]{1,59}$';
+        v_input := substr(v_labels[i], 5);
+        v_at := char_length(v_input) - strpos(reverse(v_input), '-') + 1;
+        v_output := case
+            when strpos(v_input, '-') = 0 then '{}'
+            else array(select ascii(t.c) from unnest(string_to_array(left(v_input, v_at - 1), null)) as t (c))
+        end;
+        v_at := case when strpos(v_input, '-') = 0 then 1 else v_at + 1 end;
+        v_code := 128;
+        v_index := 0;
+        v_bias := 72;
+        while v_at <= char_length(v_input) loop
+            v_old_index := v_index;
+            v_weight := 1;
+            v_steps := 36;
+            loop
+                v_digit := strpos('abcdefghijklmnopqrstuvwxyz0123456789', substr(v_input, v_at, 1)) - 1;
+                v_at := v_at + 1;
+                -- Not punycode after all: the host stays as it is.
+                if v_digit < 0 or v_weight > 100000000 or v_index > 100000000 then
+                    return p_host;
+                end if;
+                v_index := v_index + v_digit * v_weight;
+                v_threshold := least(greatest(v_steps - v_bias, 1), 26);
+                exit when v_digit < v_threshold;
+                v_weight := v_weight * (36 - v_threshold);
+                v_steps := v_steps + 36;
+            end loop;
+            v_delta := case v_old_index when 0 then (v_index - v_old_index) / 700 else (v_index - v_old_index) / 2 end;
+            v_delta := v_delta + v_delta / (cardinality(v_output) + 1);
+            v_steps := 0;
+            while v_delta > 455 loop
+                v_delta := v_delta / 35;
+                v_steps := v_steps + 36;
+            end loop;
+            v_bias := v_steps + 36 * v_delta / (v_delta + 38);
+            v_code := v_code + v_index / (cardinality(v_output) + 1);
+            v_index := v_index % (cardinality(v_output) + 1);
+            if v_code > 1114111 or v_code between 55296 and 57343 then
+                return p_host;
+            end if;
+            v_output := v_output[:v_index] || v_code || v_output[v_index + 1:];
+            v_index := v_index + 1;
+        end loop;
+        v_labels[i] := private.moderation_fold((
+            select string_agg(chr(o.code), '' order by o.place) from unnest(v_output) with ordinality as o (code, place)
+        ));
+    end loop;
+    return array_to_string(v_labels, '.');
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_punycode(p_host text) IS 'A host name with its xn-- labels (RFC 3492) as folded letters, so that look-alikes of another name are that name.';
 
 CREATE FUNCTION private.moderation_revision() RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -2459,6 +3562,157 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.moderation_revision() IS 'Rises with every change of a rule.';
+
+CREATE FUNCTION private.moderation_spans(p_folded text, p_pattern text) RETURNS integer[]
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_spans integer[] := '{}';
+    v_at integer := 1;
+    r record;
+begin
+    -- What lies between the matches and the matches themselves, in step: two passes, however many there are.
+    for r in
+        select
+            t.gap,
+            t.hit
+        from unnest(
+            regexp_split_to_array(p_folded, p_pattern),
+            array(select m.hit[1] from regexp_matches(p_folded, p_pattern, 'g') as m (hit))
+        ) as t (gap, hit)
+        where t.hit is not null
+    loop
+        v_at := v_at + char_length(r.gap);
+        v_spans := v_spans || v_at || v_at + char_length(r.hit);
+        v_at := v_at + char_length(r.hit);
+    end loop;
+    return v_spans;
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderation_spans(p_folded text, p_pattern text) IS 'Where the pattern matches: first and one past the last place of each match, from 1. It has no capturing group, or one around all.';
+
+CREATE FUNCTION private.moderation_term_rules(p_folded text, p_disguised text, p_rule_id uuid) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+declare
+    c_stretched constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched');
+    c_starred constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'starred');
+    v_plain constant text := translate(p_folded, E'\n!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~€£¥•¤''', repeat(' ', 37));
+    v_words text[] := string_to_array(v_plain, ' ');
+    v_forms text[];
+    v_spoken text := '';
+    v_stretched text[];
+    v_collapsed text[];
+    v_caught uuid[];
+    v_more uuid[];
+    v_anywhere text;
+begin
+    if p_folded ~ p_disguised then
+        v_forms := private.moderation_forms(p_folded);
+        v_spoken := v_forms[cardinality(v_forms)];
+        v_words := v_words || v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
+    end if;
+    select array_agg(distinct t.rule_id) into v_caught
+    from private.moderation_terms as t
+    where
+        t.first_word = any(v_words)
+        and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+        and (
+            not t.is_phrase
+            or strpos(' ' || regexp_replace(v_plain, ' +', ' ', 'g') || ' ', ' ' || t.term || ' ') > 0
+            or strpos(' ' || v_spoken || ' ', ' ' || t.term || ' ') > 0
+        );
+    if v_forms is null then
+        return coalesce(v_caught, '{}');
+    end if;
+
+    -- Stretched words: no letter of the term may be missing in the word.
+    v_stretched := array(select distinct w.word from unnest(v_words) as w (word) where w.word ~ c_stretched);
+    if v_stretched <> '{}' then
+        v_collapsed := string_to_array(private.moderation_collapse(array_to_string(v_stretched, ' ')), ' ');
+        select array_agg(distinct t.rule_id) into v_more
+        from unnest(v_stretched, v_collapsed) as w (word, collapsed)
+        inner join private.moderation_terms as t on w.collapsed = t.collapsed
+        where
+            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+            and t.term ~ '^[a-z]{3,}$'
+            and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$');
+        v_caught := v_caught || v_more;
+    end if;
+
+    -- Words with stars in them.
+    if p_folded ~ '[a-z][*#%]+[a-z]' then
+        select array_agg(distinct t.rule_id) into v_more
+        from (
+            select translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%', '___') as likeness
+            from regexp_split_to_table(p_folded, '[ \n]+') as c (token)
+            where btrim(c.token, '"''.,;:?!()[]{}<>-_~/') ~ c_starred
+        ) as w
+        inner join private.moderation_terms as t on t.term like w.likeness
+        where
+            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+            and not t.is_phrase
+            and char_length(w.likeness) >= 4
+            and 2 * char_length(replace(w.likeness, '_', '')) >= char_length(w.likeness);
+        v_caught := v_caught || v_more;
+    end if;
+
+    -- Scripts without spaces.
+    if octet_length(p_folded) > char_length(p_folded) then
+        v_anywhere := replace(v_plain, ' ', '');
+        select array_agg(distinct t.rule_id) into v_more
+        from private.moderation_terms as t
+        where
+            t.is_anywhere
+            and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+            and strpos(v_anywhere, replace(t.term, ' ', '')) > 0;
+        v_caught := v_caught || v_more;
+    end if;
+    return coalesce(v_caught, '{}');
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_term_rules(p_folded text, p_disguised text, p_rule_id uuid) IS 'The rules (enabled, or the one given) of which a term is in a folded text; an id may come twice. p_disguised is of the lexicon.';
+
+CREATE FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[], p_disguised text) RETURNS integer[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_words constant integer[] := private.moderation_spans(p_folded, '[^ \n]+');
+    v_spans integer[] := '{}';
+    v_host integer := 1;
+begin
+    for i in 1..cardinality(v_words) by 2 loop
+        if p_rule.kind = 'term' then
+            if
+                private.moderation_term_rules(
+                    substr(p_folded, v_words[i], v_words[i + 1] - v_words[i]), p_disguised, p_rule.id
+                ) <> '{}'
+            then
+                v_spans := v_spans || v_words[i] || v_words[i + 1];
+            end if;
+        else
+            -- A host name may stretch over several words: each of them goes.
+            while v_host <= cardinality(p_is_meant) and p_host_spans[2 * v_host] <= v_words[i] loop
+                v_host := v_host + 1;
+            end loop;
+            for j in v_host..cardinality(p_is_meant) loop
+                exit when p_host_spans[2 * j - 1] >= v_words[i + 1];
+                if p_is_meant[j] and p_host_spans[2 * j] > v_words[i] then
+                    v_spans := v_spans || v_words[i] || v_words[i + 1];
+                end if;
+            end loop;
+        end if;
+    end loop;
+    return v_spans;
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[], p_disguised text) IS 'The words of a folded text in which a term rule finds a term, or a link rule a host name it is about.';
 
 CREATE FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) RETURNS bigint
     LANGUAGE plpgsql
@@ -2885,15 +4139,37 @@ CREATE FUNCTION private.recent_with(p_recent bigint[], p_digest bigint, p_conver
     SET search_path TO ''
     AS $$
 declare
-    v bigint[] := p_recent || array[
-        coalesce(p_digest, 0), hashtextextended(p_conversation_id::text, 20261122), floor(extract(epoch from p_now))::bigint
-    ];
+    c_entries_max constant integer := 32;
+    v_conversation constant bigint := hashtextextended(p_conversation_id::text, 20261122);
+    v_entry constant bigint[] := array[coalesce(p_digest, 0), v_conversation, floor(extract(epoch from p_now))::bigint];
+    v_recent bigint[] := coalesce(p_recent, '{}');
+    v_drop integer := 1;
 begin
-    return v[greatest(1, cardinality(v) - 95):];
+    -- The same to the same conversation again is one entry.
+    for i in 1..cardinality(v_recent) by 3 loop
+        if v_recent[i] = v_entry[1] and v_recent[i + 1] = v_conversation then
+            return v_recent[:i - 1] || v_recent[i + 3:] || v_entry;
+        end if;
+    end loop;
+    v_recent := v_recent || v_entry;
+    if cardinality(v_recent) > 3 * c_entries_max then
+        -- The oldest entry of a conversation that has a newer one goes first: chatting in one does not hide the others.
+        <<entries>>
+        for i in 1..cardinality(v_recent) - 3 by 3 loop
+            for j in i + 3..cardinality(v_recent) by 3 loop
+                if v_recent[j + 1] = v_recent[i + 1] then
+                    v_drop := i;
+                    exit entries;
+                end if;
+            end loop;
+        end loop;
+        v_recent := v_recent[:v_drop - 1] || v_recent[v_drop + 3:];
+    end if;
+    return v_recent;
 end;
 $$;
 
-COMMENT ON FUNCTION private.recent_with(p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_now timestamp with time zone) IS 'First form.';
+COMMENT ON FUNCTION private.recent_with(p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_now timestamp with time zone) IS 'Appends (digest or 0, hash of the conversation, seconds) and keeps at most 32 such entries, the newest of each conversation before all.';
 
 CREATE FUNCTION private.record_action(p_moderator_id uuid, p_action text, p_item_id uuid, p_user_id uuid, p_message_id uuid, p_sanction_id uuid, p_note text, p_details jsonb, p_undoes uuid) RETURNS uuid
     LANGUAGE plpgsql
@@ -2981,7 +4257,7 @@ begin
     update public.conversation_members as m
     set changed_position = v_position
     where m.conversation_id = v_conversation.id and m.user_id = v_pending.from_user_id;
-    perform private.emit('message.rejected', v_conversation.id, array[v_pending.from_user_id], null, null);
+    perform private.emit('conversation.updated', v_conversation.id, array[v_pending.from_user_id], null, null);
     return true;
 end;
 $$;
@@ -3175,6 +4451,21 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.require_account() IS 'The caller''s id, for what changes anything. Raises PT401 unauthenticated, PT403 account_unavailable when the account is gone, banned or suspended.';
+
+CREATE FUNCTION private.require_allowed_line(p_text text, p_pointer text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    if not private.is_allowed_line(p_text) then
+        raise sqlstate 'PT422' using
+            message = 'text_rejected', detail = 'Names and titles hold no contact details, and nothing else that is refused in messages.',
+            hint = p_pointer;
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.require_allowed_line(p_text text, p_pointer text) IS 'Raises PT422 text_rejected unless is_allowed_line.';
 
 CREATE FUNCTION private.require_caller() RETURNS uuid
     LANGUAGE plpgsql STABLE
@@ -3655,10 +4946,10 @@ CREATE FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) R
     SET search_path TO ''
     AS $$
 declare
-    v_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
+    c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
     v private.judgement := p_a;
 begin
-    if array_position(v_order, p_b.action) > array_position(v_order, p_a.action) then
+    if array_position(c_order, p_b.action) > array_position(c_order, p_a.action) then
         v := p_b;
     end if;
     v.rules := p_a.rules || p_b.rules;
@@ -3667,7 +4958,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) IS 'The stronger of two verdicts, with the rules of both and the masked text of either.';
+COMMENT ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) IS 'The stronger of two verdicts (the first of equals), with the rules of both and the masked text of either.';
 
 CREATE FUNCTION private.sync(p_cursor text, p_limit integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -3835,12 +5126,18 @@ CREATE FUNCTION private.text_digest(p_text text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    -- Letters alone: a number or a sign more does not make it another text.
+    v_letters constant text := regexp_replace(private.moderation_fold(p_text), '[\n -@[-`{-~€£¥•¤]+', '', 'g');
 begin
-    return case when char_length(p_text) >= 12 then hashtextextended(private.moderation_fold(p_text), 20261122) end;
+    if char_length(v_letters) < 12 then
+        return null;
+    end if;
+    return ('x' || encode(substring(sha256(convert_to(v_letters, 'UTF8')) from 1 for 8), 'hex'))::bit(64)::bigint;
 end;
 $$;
 
-COMMENT ON FUNCTION private.text_digest(p_text text) IS 'First form.';
+COMMENT ON FUNCTION private.text_digest(p_text text) IS '64 bits of the SHA-256 of a text''s folded letters, to recognise repetitions; null below twelve letters.';
 
 CREATE FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) RETURNS integer
     LANGUAGE plpgsql STABLE
@@ -3971,6 +5268,9 @@ begin
         v_me_after.marked_unread := (p_changes ->> 'markedUnread')::boolean;
     end if;
     v_renames := p_changes ? 'title' and v_title <> v_conversation.title;
+    if v_renames then
+        perform private.require_allowed_line(v_title, '/title');
+    end if;
 
     -- What is so already changes nothing, so a repeat tells nobody.
     if v_renames or v_me_after is distinct from v_me_before then
@@ -4032,9 +5332,7 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
-    if not private.account_is_active(v_me) then
-        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
-    end if;
+    perform private.require_allowed_line(v_name, '/displayName');
     insert into public.profiles as p (user_id, display_name, avatar_url, locale, private_reading, hides_last_seen)
     values (
         v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale',
@@ -4182,7 +5480,7 @@ CREATE FUNCTION public.get_moderation_rules() RETURNS jsonb
     SET search_path TO ''
     RETURN private.get_moderation_rules();
 
-COMMENT ON FUNCTION public.get_moderation_rules() IS 'For the service alone: {revision, rules} with all enabled rules, to judge sensitive texts that the database may not see.';
+COMMENT ON FUNCTION public.get_moderation_rules() IS 'For the service alone: {revision, rules, lexicon, letters}: the enabled rules on texts with what they need (folded terms, expressions, folded letters), to judge sensitive texts that the database may not see. About 100 kB; ask again when the revision has risen.';
 
 CREATE FUNCTION public.get_profile() RETURNS jsonb
     LANGUAGE sql STABLE
@@ -4301,14 +5599,14 @@ CREATE FUNCTION public.update_conversation(p_conversation_id uuid DEFAULT NULL::
     SET search_path TO ''
     RETURN private.update_conversation(p_conversation_id, p_changes);
 
-COMMENT ON FUNCTION public.update_conversation(p_conversation_id uuid, p_changes jsonb) IS 'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, PT404 not_found, PT422 not_a_group.';
+COMMENT ON FUNCTION public.update_conversation(p_conversation_id uuid, p_changes jsonb) IS 'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, PT404 not_found, PT422 not_a_group or text_rejected.';
 
 CREATE FUNCTION public.update_profile(p_changes jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     RETURN private.update_profile(p_changes);
 
-COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable.';
+COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, PT422 text_rejected.';
 
 CREATE TABLE private.blocks (
     blocker_id uuid NOT NULL,
@@ -4512,6 +5810,31 @@ COMMENT ON COLUMN private.moderation_items.decided_at IS 'When it was decided.';
 
 COMMENT ON COLUMN private.moderation_items.decision IS 'What was decided.';
 
+CREATE TABLE private.moderation_letters (
+    letter text NOT NULL COLLATE pg_catalog."C",
+    fold text NOT NULL
+);
+
+COMMENT ON TABLE private.moderation_letters IS 'What a character beyond ASCII is folded to before rules look at it. Rows may be added; raise the revision afterwards.';
+
+COMMENT ON COLUMN private.moderation_letters.letter IS 'One character as it is in a normalised (NFC) text.';
+
+COMMENT ON COLUMN private.moderation_letters.fold IS 'What rules see instead; empty for what is not seen.';
+
+CREATE TABLE private.moderation_lexicon (
+    place integer NOT NULL,
+    name text NOT NULL,
+    pattern text NOT NULL
+);
+
+COMMENT ON TABLE private.moderation_lexicon IS 'The regular expressions of the engine itself over folded text: shapes of words in disguise, host names and contact details.';
+
+COMMENT ON COLUMN private.moderation_lexicon.place IS 'An expression may use those above it as {name}.';
+
+COMMENT ON COLUMN private.moderation_lexicon.name IS 'What the functions call it.';
+
+COMMENT ON COLUMN private.moderation_lexicon.pattern IS 'Folded, with every {name} put in.';
+
 CREATE TABLE private.moderation_rule_versions (
     rule_id uuid NOT NULL,
     version integer NOT NULL,
@@ -4519,27 +5842,75 @@ CREATE TABLE private.moderation_rule_versions (
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
-CREATE TABLE private.moderation_rules (
-    id uuid DEFAULT private.uuid_v7() NOT NULL,
-    name text NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
-    kind text NOT NULL,
-    action text NOT NULL,
-    is_enabled boolean DEFAULT true NOT NULL,
-    label text NOT NULL,
-    explanation text NOT NULL,
-    terms text[] DEFAULT '{}'::text[] NOT NULL,
-    pattern text,
-    domains text[] DEFAULT '{}'::text[] NOT NULL,
-    settings jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    changed_at timestamp with time zone DEFAULT now() NOT NULL
-);
+COMMENT ON TABLE private.moderation_rule_versions IS 'Every version a rule has had. Outlives the rule, so that verdicts can be explained.';
+
+COMMENT ON COLUMN private.moderation_rule_versions.rule_id IS 'private.moderation_rules.id; no foreign key.';
+
+COMMENT ON COLUMN private.moderation_rule_versions.version IS 'As named by verdicts.';
+
+COMMENT ON COLUMN private.moderation_rule_versions.definition IS 'The whole row.';
+
+COMMENT ON COLUMN private.moderation_rule_versions.created_at IS 'When this version came into force.';
 
 CREATE TABLE private.moderation_state (
     is_only_row boolean DEFAULT true NOT NULL,
-    revision bigint DEFAULT 1 NOT NULL
+    revision bigint DEFAULT 1 NOT NULL,
+    has_terms boolean DEFAULT false NOT NULL,
+    has_terms_anywhere boolean DEFAULT false NOT NULL,
+    has_contact boolean DEFAULT false NOT NULL,
+    has_link boolean DEFAULT false NOT NULL,
+    patterns text[] DEFAULT '{}'::text[] NOT NULL,
+    disguised text DEFAULT ''::text NOT NULL,
+    contact_hint text DEFAULT ''::text NOT NULL,
+    hosts_hint text DEFAULT ''::text NOT NULL,
+    CONSTRAINT moderation_state_is_only_row_check CHECK (is_only_row)
 );
+
+COMMENT ON TABLE private.moderation_state IS 'One row: what the judging of every message needs to know first.';
+
+COMMENT ON COLUMN private.moderation_state.revision IS 'Rises with every change of a rule.';
+
+COMMENT ON COLUMN private.moderation_state.has_terms IS 'Whether an enabled rule has terms.';
+
+COMMENT ON COLUMN private.moderation_state.has_terms_anywhere IS 'Whether one of these is in a script without spaces.';
+
+COMMENT ON COLUMN private.moderation_state.has_contact IS 'Whether a rule of kind contact is enabled.';
+
+COMMENT ON COLUMN private.moderation_state.has_link IS 'Whether a rule of kind link is enabled.';
+
+COMMENT ON COLUMN private.moderation_state.patterns IS 'The enabled patterns joined into few alternations: Postgres keeps only 32 compiled expressions for each connection.';
+
+COMMENT ON COLUMN private.moderation_state.disguised IS 'As in the lexicon: a text that has more than plain words.';
+
+COMMENT ON COLUMN private.moderation_state.contact_hint IS 'As in the lexicon: a text in which contact details are worth looking for.';
+
+COMMENT ON COLUMN private.moderation_state.hosts_hint IS 'As in the lexicon: a text in which host names are worth looking for.';
+
+CREATE TABLE private.moderation_terms (
+    rule_id uuid NOT NULL,
+    term text NOT NULL COLLATE pg_catalog."C",
+    first_word text NOT NULL COLLATE pg_catalog."C",
+    collapsed text NOT NULL COLLATE pg_catalog."C",
+    is_phrase boolean NOT NULL,
+    is_anywhere boolean NOT NULL,
+    is_enabled boolean NOT NULL
+);
+
+COMMENT ON TABLE private.moderation_terms IS 'The folded terms of all rules, written by the trigger of private.moderation_rules alone.';
+
+COMMENT ON COLUMN private.moderation_terms.rule_id IS 'private.moderation_rules.id.';
+
+COMMENT ON COLUMN private.moderation_terms.term IS 'Folded; the words of a phrase with one space between them.';
+
+COMMENT ON COLUMN private.moderation_terms.first_word IS 'What is looked up.';
+
+COMMENT ON COLUMN private.moderation_terms.collapsed IS 'The term with every doubled letter single, for words with stretched letters.';
+
+COMMENT ON COLUMN private.moderation_terms.is_phrase IS 'Whether it has more than one word.';
+
+COMMENT ON COLUMN private.moderation_terms.is_anywhere IS 'Whether its script has no spaces, so that it may stand inside a run of letters.';
+
+COMMENT ON COLUMN private.moderation_terms.is_enabled IS 'As its rule.';
 
 CREATE TABLE private.moderators (
     user_id uuid NOT NULL,
@@ -4730,6 +6101,15 @@ ALTER TABLE ONLY private.moderation_actions
 ALTER TABLE ONLY private.moderation_items
     ADD CONSTRAINT moderation_items_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY private.moderation_letters
+    ADD CONSTRAINT moderation_letters_pkey PRIMARY KEY (letter);
+
+ALTER TABLE ONLY private.moderation_lexicon
+    ADD CONSTRAINT moderation_lexicon_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY private.moderation_lexicon
+    ADD CONSTRAINT moderation_lexicon_place_key UNIQUE (place);
+
 ALTER TABLE ONLY private.moderation_rule_versions
     ADD CONSTRAINT moderation_rule_versions_pkey PRIMARY KEY (rule_id, version);
 
@@ -4741,6 +6121,9 @@ ALTER TABLE ONLY private.moderation_rules
 
 ALTER TABLE ONLY private.moderation_state
     ADD CONSTRAINT moderation_state_pkey PRIMARY KEY (is_only_row);
+
+ALTER TABLE ONLY private.moderation_terms
+    ADD CONSTRAINT moderation_terms_pkey PRIMARY KEY (rule_id, term);
 
 ALTER TABLE ONLY private.moderators
     ADD CONSTRAINT moderators_pkey PRIMARY KEY (user_id);
@@ -4796,6 +6179,12 @@ CREATE INDEX moderation_items_queue_idx ON private.moderation_items USING btree 
 
 CREATE INDEX moderation_items_user_id_idx ON private.moderation_items USING btree (user_id, id);
 
+CREATE INDEX moderation_terms_collapsed_idx ON private.moderation_terms USING btree (collapsed);
+
+CREATE INDEX moderation_terms_first_word_idx ON private.moderation_terms USING btree (first_word);
+
+CREATE INDEX moderation_terms_is_anywhere_idx ON private.moderation_terms USING btree (rule_id) WHERE is_anywhere;
+
 CREATE INDEX pending_messages_from_user_id_idx ON private.pending_messages USING btree (from_user_id, conversation_id, message_id);
 
 CREATE INDEX sanctions_user_id_idx ON private.sanctions USING btree (user_id) WHERE (lifted_at IS NULL);
@@ -4821,6 +6210,12 @@ CREATE INDEX messages_conversation_id_changed_position_idx ON public.messages US
 CREATE UNIQUE INDEX messages_conversation_id_seq_key ON public.messages USING btree (conversation_id, seq);
 
 CREATE INDEX messages_gig_id_created_at_idx ON public.messages USING btree (gig_id, created_at DESC) WHERE (gig_id IS NOT NULL);
+
+CREATE TRIGGER check_moderation_rule BEFORE INSERT OR UPDATE ON private.moderation_rules FOR EACH ROW EXECUTE FUNCTION private.check_moderation_rule();
+
+CREATE TRIGGER compile_moderation AFTER INSERT OR DELETE OR UPDATE ON private.moderation_rules FOR EACH STATEMENT EXECUTE FUNCTION private.compile_moderation();
+
+CREATE TRIGGER keep_moderation_rule AFTER INSERT OR DELETE OR UPDATE ON private.moderation_rules FOR EACH ROW EXECUTE FUNCTION private.keep_moderation_rule();
 
 CREATE TRIGGER moderation_actions_refuse_change BEFORE DELETE OR UPDATE ON private.moderation_actions FOR EACH ROW EXECUTE FUNCTION private.refuse_change();
 
@@ -4879,7 +6274,13 @@ REVOKE ALL ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloa
 
 REVOKE ALL ON FUNCTION private.check_members(p_object jsonb, p_types jsonb) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.check_moderation_pattern(p_pattern text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.check_moderation_rule() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.compile_moderation() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.fold_text(p_text text) FROM PUBLIC;
 
@@ -4955,6 +6356,8 @@ REVOKE ALL ON FUNCTION private.insert_message(p_conversation public.conversation
 
 REVOKE ALL ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.is_allowed_line(p_text text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.is_sanctioned(p_user_id uuid, p_kind text) FROM PUBLIC;
@@ -4969,7 +6372,11 @@ REVOKE ALL ON FUNCTION private.judge_send(p_body text, p_sealed private.sealed, 
 
 REVOKE ALL ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.judge_with(p_text text, p_contact_allowed boolean, p_rule_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.keep_moderation_rule() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened_at timestamp with time zone[], p_window_s integer, p_now timestamp with time zone, p_recent bigint[]) FROM PUBLIC;
 
@@ -5025,9 +6432,35 @@ REVOKE ALL ON FUNCTION private.message_json(p_message public.messages, p_read_se
 
 REVOKE ALL ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.moderation_collapse(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_contacts(p_folded text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.moderation_fold(p_text text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.moderation_forms(p_folded text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_handles(p_folded text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_host_matches(p_rule private.moderation_rules, p_hosts text[], p_is_links boolean[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_hosts(p_folded text, OUT hosts text[], OUT is_links boolean[], OUT spans integer[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_is_phone(p_run text, p_before text, p_after text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_leet(p_word text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_mask(p_text text, p_spans integer[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_punycode(p_host text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.moderation_revision() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_spans(p_folded text, p_pattern text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_term_rules(p_folded text, p_disguised text, p_rule_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[], p_disguised text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) FROM PUBLIC;
 
@@ -5089,6 +6522,8 @@ REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body te
 REVOKE ALL ON FUNCTION private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_account() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.require_allowed_line(p_text text, p_pointer text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_caller() FROM PUBLIC;
 

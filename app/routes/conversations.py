@@ -192,7 +192,12 @@ class UpdateConversation(Struct, frozen=True, rename="camel", forbid_unknown_fie
     operation_id="updateConversation",
     status_code=200,
     opt=problems.answers(
-        OneConversation, {200: "The conversation as it is now."}, "not_found", "not_a_group", *problems.WITH_BODY
+        OneConversation,
+        {200: "The conversation as it is now."},
+        "not_found",
+        "not_a_group",
+        "text_rejected",
+        *problems.WITH_BODY,
     ),
 )
 async def update_conversation(data: JSONBody[UpdateConversation], request: ApiRequest) -> Reply:

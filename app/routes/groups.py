@@ -42,6 +42,7 @@ class _Created(Struct, frozen=True):
         "recipient_unavailable",
         "idempotency_conflict",
         "group_full",
+        "text_rejected",
         *problems.WITH_BODY,
     )
     | {"headers": {"Idempotency-Key": "A UUID; the same key is never a second group."}},

@@ -55,7 +55,7 @@ class UpdateProfile(Struct, frozen=True, rename="camel", forbid_unknown_fields=T
     "/",
     operation_id="updateProfile",
     status_code=200,
-    opt=problems.answers(ProfileAnswer, {200: "The profile as it is now."}, *problems.WITH_BODY),
+    opt=problems.answers(ProfileAnswer, {200: "The profile as it is now."}, "text_rejected", *problems.WITH_BODY),
 )
 async def update_profile(data: JSONBody[UpdateProfile], request: ApiRequest) -> Reply:
     """Change one's own profile."""

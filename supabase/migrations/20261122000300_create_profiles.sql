@@ -126,6 +126,15 @@ set search_path = ''
 as $$
 begin
     perform private.insert_profile(new.id, new.raw_user_meta_data);
+    -- A name that moderation would refuse is left out, and whatever goes wrong with a name must not end the sign-up.
+    begin
+        update public.profiles as p
+        set display_name = null
+        where p.user_id = new.id and p.display_name is not null and not private.is_allowed_line(p.display_name);
+    exception
+        when others then
+            raise warning 'messaging: a name was not checked: % (%)', sqlerrm, sqlstate;
+    end;
     return null;
 end;
 $$;

@@ -116,6 +116,9 @@ begin
         v_me_after.marked_unread := (p_changes ->> 'markedUnread')::boolean;
     end if;
     v_renames := p_changes ? 'title' and v_title <> v_conversation.title;
+    if v_renames then
+        perform private.require_allowed_line(v_title, '/title');
+    end if;
 
     -- What is so already changes nothing, so a repeat tells nobody.
     if v_renames or v_me_after is distinct from v_me_before then
@@ -162,6 +165,6 @@ return private.update_conversation(p_conversation_id, p_changes);
 comment on function public.update_conversation(uuid, jsonb) is
 'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a '
 'group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, '
-'PT403 forbidden, PT404 not_found, PT422 not_a_group.';
+'PT403 forbidden, PT404 not_found, PT422 not_a_group or text_rejected.';
 revoke all on function public.update_conversation(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.update_conversation(uuid, jsonb) to authenticated;

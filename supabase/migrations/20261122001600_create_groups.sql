@@ -173,6 +173,7 @@ begin
         raise sqlstate 'PT422' using
             message = 'group_full', detail = format('A group has at most %s members.', v_settings.group_size_max);
     end if;
+    perform private.require_allowed_line(v_title, '/title');
     perform private.take_pace(
         v_me, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s
     );

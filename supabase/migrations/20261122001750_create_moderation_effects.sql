@@ -94,7 +94,7 @@ begin
     update public.conversation_members as m
     set changed_position = v_position
     where m.conversation_id = v_conversation.id and m.user_id = v_pending.from_user_id;
-    perform private.emit('message.rejected', v_conversation.id, array[v_pending.from_user_id], null, null);
+    perform private.emit('conversation.updated', v_conversation.id, array[v_pending.from_user_id], null, null);
     return true;
 end;
 $$;

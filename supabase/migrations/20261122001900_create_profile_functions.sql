@@ -155,9 +155,7 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
-    if not private.account_is_active(v_me) then
-        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
-    end if;
+    perform private.require_allowed_line(v_name, '/displayName');
     insert into public.profiles as p (user_id, display_name, avatar_url, locale, private_reading, hides_last_seen)
     values (
         v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale',
@@ -190,6 +188,7 @@ set search_path = ''
 return private.update_profile(p_changes);
 comment on function public.update_profile(jsonb) is
 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: '
-'{profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable.';
+'{profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, '
+'PT422 text_rejected.';
 revoke all on function public.update_profile(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.update_profile(jsonb) to authenticated;

@@ -28,6 +28,7 @@ export const RETRY = {
   message_sensitive: "never",
   edit_window_closed: "never",
   message_rejected: "never",
+  text_rejected: "never",
   rate_limited: "after",
   internal_error: "sameKey",
   upstream_invalid: "sameKey",

@@ -1261,8 +1261,8 @@ export interface components {
                 };
             };
         };
-        /** @description `group_full`: The group is full. */
-        GroupFull: {
+        /** @description `group_full`: The group is full. or `text_rejected`: This text was not accepted. */
+        GroupFullOrTextRejected: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 "Cache-Control": components["headers"]["Cache-Control"];
@@ -1277,12 +1277,12 @@ export interface components {
                     /** @constant */
                     status?: 422;
                     /** @enum {unknown} */
-                    code?: "group_full";
+                    code?: "group_full" | "text_rejected";
                 };
             };
         };
-        /** @description `not_a_group`: This is not a group. */
-        NotAGroup: {
+        /** @description `not_a_group`: This is not a group. or `text_rejected`: This text was not accepted. */
+        NotAGroupOrTextRejected: {
             headers: {
                 "X-Request-Id": components["headers"]["X-Request-Id"];
                 "Cache-Control": components["headers"]["Cache-Control"];
@@ -1297,7 +1297,7 @@ export interface components {
                     /** @constant */
                     status?: 422;
                     /** @enum {unknown} */
-                    code?: "not_a_group";
+                    code?: "not_a_group" | "text_rejected";
                 };
             };
         };
@@ -1318,6 +1318,26 @@ export interface components {
                     status?: 422;
                     /** @enum {unknown} */
                     code?: "group_full" | "not_a_group";
+                };
+            };
+        };
+        /** @description `not_a_group`: This is not a group. */
+        NotAGroup: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 422;
+                    /** @enum {unknown} */
+                    code?: "not_a_group";
                 };
             };
         };
@@ -1398,6 +1418,26 @@ export interface components {
                     status?: 422;
                     /** @enum {unknown} */
                     code?: "edit_window_closed" | "message_rejected" | "message_sensitive";
+                };
+            };
+        };
+        /** @description `text_rejected`: This text was not accepted. */
+        TextRejected: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 422;
+                    /** @enum {unknown} */
+                    code?: "text_rejected";
                 };
             };
         };
@@ -1501,13 +1541,15 @@ export type ResponseUnsupportedMediaType = components['responses']['UnsupportedM
 export type ResponseAccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable = components['responses']['AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable'];
 export type ResponseNotFound = components['responses']['NotFound'];
 export type ResponseConflictOrIdempotencyConflict = components['responses']['ConflictOrIdempotencyConflict'];
-export type ResponseGroupFull = components['responses']['GroupFull'];
-export type ResponseNotAGroup = components['responses']['NotAGroup'];
+export type ResponseGroupFullOrTextRejected = components['responses']['GroupFullOrTextRejected'];
+export type ResponseNotAGroupOrTextRejected = components['responses']['NotAGroupOrTextRejected'];
 export type ResponseGroupFullOrNotAGroup = components['responses']['GroupFullOrNotAGroup'];
+export type ResponseNotAGroup = components['responses']['NotAGroup'];
 export type ResponseMessageRejectedOrRecipientMismatch = components['responses']['MessageRejectedOrRecipientMismatch'];
 export type ResponseAccountMutedOrAccountUnavailableOrForbidden = components['responses']['AccountMutedOrAccountUnavailableOrForbidden'];
 export type ResponseConflictOrMessageDeleted = components['responses']['ConflictOrMessageDeleted'];
 export type ResponseEditWindowClosedOrMessageRejectedOrMessageSensitive = components['responses']['EditWindowClosedOrMessageRejectedOrMessageSensitive'];
+export type ResponseTextRejected = components['responses']['TextRejected'];
 export type ResponseNotReady = components['responses']['NotReady'];
 export type HeaderXRequestId = components['headers']['X-Request-Id'];
 export type HeaderCacheControl = components['headers']['Cache-Control'];
@@ -1664,7 +1706,7 @@ export interface operations {
             409: components["responses"]["ConflictOrIdempotencyConflict"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
-            422: components["responses"]["GroupFull"];
+            422: components["responses"]["GroupFullOrTextRejected"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
@@ -1750,7 +1792,7 @@ export interface operations {
             409: components["responses"]["Conflict"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
-            422: components["responses"]["NotAGroup"];
+            422: components["responses"]["NotAGroupOrTextRejected"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
@@ -2486,6 +2528,7 @@ export interface operations {
             409: components["responses"]["Conflict"];
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["TextRejected"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
