@@ -121,6 +121,11 @@ def request_line(exchange: Exchange, status: int, total_s: float) -> None:
     )
 
 
+def info(event: str, **fields: Any) -> None:
+    """Note something that went as it should, outside of any request."""
+    _logger.info(event, **fields)
+
+
 def warning(event: str, **fields: Any) -> None:
     """Note something an operator should know, with the id of the request it happened in."""
     exchange = _current.get(None)

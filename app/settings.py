@@ -1,4 +1,4 @@
-"""Settings: one struct, read once at start from the environment.
+"""Settings: one struct per process (the service, the worker), read once at start from the environment.
 
 Only this module reads the environment. Every missing or invalid variable is named in one error, so that a deployment
 is put right in one go. Units are in the names. A secret has no default.
@@ -10,12 +10,13 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+T = TypeVar("T", bound=msgspec.Struct)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -106,17 +107,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.supabase_jwt_issuer or f"{self.supabase_url}/auth/v1"
 
 
-def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings.
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker needs to know, in the same way. Only the worker holds a key that opens the project."""
 
-    Shape:  names as in `Settings`, in capitals; an empty value counts as absent, as in `.env.example`.
+    supabase_url: Annotated[
+        str, Meta(description="Origin of the Supabase project, for example https://abc.supabase.co.")
+    ]
+    supabase_secret_key: Annotated[
+        str,
+        Meta(pattern="^[!-~]+\\Z", description="Secret (service role) key: claims messages and brings verdicts back."),
+    ]
+    classifier_url: Annotated[
+        str, Meta(description="Where the classifier is asked, for example https://classifier.example.org/v1/classify.")
+    ]
+    classifier_token: Annotated[
+        Annotated[str, Meta(pattern="^[!-~]+\\Z")] | None,
+        Meta(description="Sent to the classifier as a bearer token. Default: none."),
+    ] = None
+    # Nobody waits for it: the message is out. Longer than that, and a stuck classifier holds all our slots.
+    classifier_timeout_s: Annotated[
+        float, Meta(gt=0, le=60, description="Deadline of one request to the classifier.")
+    ] = 5.0
+    worker_concurrency: Annotated[
+        int, Meta(ge=1, le=100, description="Requests to the classifier under way at once, per worker.")
+    ] = 8
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of the service; see `read`."""
+    return read(Settings, environment)
+
+
+def read(kind: type[T], environment: Mapping[str, str] | None = None) -> T:
+    """Read one struct of settings.
+
+    Shape:  names as in `kind`, in capitals; an empty value counts as absent, as in `.env.example`.
     Errors: SettingsError that names every variable at fault; values are never repeated, some are secrets.
     Source: the process environment unless `environment` is given.
     """
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     faults: list[str] = []
-    for field in msgspec.structs.fields(Settings):
+    for field in msgspec.structs.fields(kind):
         name = field.name.upper()
         text = source.get(name, "").strip()
         if not text:
@@ -129,7 +161,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
             faults.append(f"{name} is invalid: {error}")
     if faults:
         raise SettingsError("; ".join(faults))
-    return Settings(**values)
+    return kind(**values)
 
 
 def message_keys(environment: Mapping[str, str] | None = None) -> tuple[MessageKey, ...]:
@@ -143,6 +175,8 @@ def message_keys(environment: Mapping[str, str] | None = None) -> tuple[MessageK
 def _parse(name: str, text: str, kind: Any) -> Any:
     if name == "supabase_url":
         return _origin(text)
+    if name == "classifier_url":
+        return _address(text)
     if name == "cors_origins":
         return tuple(_origin(part) for part in _parts(text))
     if name == "trusted_proxies":
@@ -183,13 +217,24 @@ def _origin(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
+def _address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+        raise ValueError("expected an address such as https://example.org/classify")
+    _ = parts.port  # raises ValueError when it is not a number
+    return text
+
+
 def table() -> str:
     """The settings as the Markdown of docs/settings.md."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
-    for field in msgspec.structs.fields(Settings):
-        default = "required" if field.required else _shown(field.default)
-        rows.append(f"| `{field.name.upper()}` | {default} | {get_args(field.type)[-1].description} |")
-    return "\n".join(rows) + "\n"
+    parts = []
+    for command, kind in (("serve", Settings), ("worker", WorkerSettings)):
+        rows = [f"`make {command}`:", "", "| variable | default | meaning |", "|---|---|---|"]
+        for field in msgspec.structs.fields(kind):
+            default = "required" if field.required else _shown(field.default)
+            rows.append(f"| `{field.name.upper()}` | {default} | {get_args(field.type)[-1].description} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
 
 
 def _shown(value: Any) -> str:
