@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup matrix run test test-all serve env stop reset lint format schema openapi types events advisors drift check lock bench-realtime
+.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ matrix: setup ## Run the core tests on every Postgres here, with HS256 and ES256
 
 serve: setup ## Run only the service, against the project in SUPABASE_URL
 	@exec $(PY) -m stack serve
+
+worker: setup ## Run only the worker, which takes messages to the classifier in CLASSIFIER_URL (docs/classifier.md)
+	@exec $(PY) -m app.worker
 
 env: setup ## Print NAME=value lines for clients of the stack
 	@$(PY) -m stack env

@@ -136,3 +136,18 @@ def service(environment: Mapping[str, str], port: int, log: Path, ledger: Ledger
         cwd=ROOT,
         stop_s=20.0,  # it lets requests under way finish
     )
+
+
+def worker(environment: Mapping[str, str], log: Path, ledger: Ledger) -> Process:
+    """Our worker on one stack; not started yet. It alone gets the secret key; CLASSIFIER_* come from our environment."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
+    told = {name: environment[name] for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY")}
+    return Process(
+        "The worker",
+        [sys.executable, "-m", "app.worker"],
+        log=log,
+        ledger=ledger,
+        env={**others, **told},
+        cwd=ROOT,
+        stop_s=30.0,  # it brings back the verdicts it has asked for
+    )

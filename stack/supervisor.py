@@ -186,6 +186,9 @@ class Supervisor:
             if self.with_service:
                 url = f"{self.ports.service_url}/health/ready"
                 self.servers[-1].wait_until(lambda: dataapi.answers(url), dataapi.READY_S)
+        if os.environ.get("CLASSIFIER_URL"):
+            self.servers.append(dataapi.worker(self.environment, LOGS / "worker.log", self.ledger))
+            self.servers[-1].start()
         demo.store_avatar(self.ports.supabase_url, self.keys.secret_key, self.cluster.url())
 
     def watch(self) -> None:
