@@ -139,7 +139,7 @@ def service(environment: Mapping[str, str], port: int, log: Path, ledger: Ledger
 
 
 def worker(environment: Mapping[str, str], log: Path, ledger: Ledger) -> Process:
-    """Our worker on one stack; not started yet. It alone gets the secret key; CLASSIFIER_* come from our environment."""
+    """Our worker on one stack; not started yet. Only it gets the secret key. CLASSIFIER_* come from our environment."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
     told = {name: environment[name] for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY")}
     return Process(

@@ -1,4 +1,4 @@
-"""The worker against a classifier and a data API on bad days: one word for each, bounded, nothing lost, no text told."""
+"""The worker against a classifier and a data API on bad days: a word for each, bounded, nothing lost, no text told."""
 
 import asyncio
 import io
