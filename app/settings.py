@@ -108,7 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker needs to know, in the same way. Only the worker holds a key that opens the project."""
+    """What the worker needs to know, in the same way."""
 
     supabase_url: Annotated[
         str, Meta(description="Origin of the Supabase project, for example https://abc.supabase.co.")

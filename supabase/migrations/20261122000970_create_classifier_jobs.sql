@@ -14,7 +14,8 @@ add constraint settings_classifier_attempts_max_check check (classifier_attempts
 comment on column private.settings.classifier_mode is
 'off: nothing is queued and nothing is done. Otherwise each message is classified after it was sent; one that cannot be stays '
 '(open) or is hidden (closed).';
-comment on column private.settings.classifier_attempts_max is 'Failed attempts after which a message counts as one that cannot be classified.';
+comment on column private.settings.classifier_attempts_max is
+'Failed attempts after which a message counts as one that cannot be classified.';
 
 create table private.classifier_jobs (
     message_id uuid not null,

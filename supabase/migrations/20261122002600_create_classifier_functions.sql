@@ -58,36 +58,16 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
-declare
-    v_member_ids constant uuid[] := array(
-        select m.user_id
-        from public.conversation_members as m
-        where m.conversation_id = p_message.conversation_id and m.left_at is null
-    );
-    v_position bigint;
-    v_event_seq bigint;
 begin
     if p_message.warning is not distinct from p_label then
         return;
     end if;
-    select private.move_heads(v_member_ids, c.position) into v_position
-    from public.conversations as c
-    where c.id = p_message.conversation_id;
-    update public.conversations as c
-    set event_seq = c.event_seq + 1, position = v_position
-    where c.id = p_message.conversation_id
-    returning c.event_seq into v_event_seq;
-    update public.messages as m
-    set warning = p_label, event_seq = v_event_seq, changed_position = v_position
-    where m.id = p_message.id;
-    update public.conversation_members as m
-    set changed_position = v_position
-    where m.conversation_id = p_message.conversation_id and m.left_at is null;
-    perform private.emit('message.updated', p_message.conversation_id, v_member_ids, p_message.seq, null);
+    update public.messages as m set warning = p_label where m.id = p_message.id;
+    perform private.show_message(p_message, p_message.body, p_message.state, p_message.is_masked);
 end;
 $$;
 comment on function private.warn_message(public.messages, text) is
-'Writes another content warning (null: none) to a visible message of a locked conversation; the same again changes nothing.';
+'Gives a message of a locked conversation another content warning (null: none) and tells everybody; the same again changes nothing.';
 revoke all on function private.warn_message(public.messages, text) from public, anon, authenticated, service_role;
 
 create function private.queue_classified(p_message public.messages, p_details jsonb)
@@ -269,7 +249,7 @@ begin
         );
     end if;
     if v_action = 'hide' then
-        perform private.hide_message(v_message.id, 'classifier');
+        perform private.hide_message(v_message.id);
     elsif v_action = 'warn' then
         perform private.warn_message(v_message, v_label);
     end if;
@@ -343,7 +323,7 @@ begin
             null, 'unclassified_hidden', private.queue_classified(v_message, v_details),
             v_message.from_user_id, v_message.id, null, null, v_details, null
         );
-        perform private.hide_message(v_message.id, 'unclassified');
+        perform private.hide_message(v_message.id);
         perform private.count_classification('unclassified_hidden');
         return jsonb_build_object('result', 'hidden');
     end if;

@@ -339,7 +339,7 @@ class TestChangesInBetween:
     def test_hidden_meanwhile(self, db, talk):
         *_, message = talk
         (job,) = claim(db)
-        db.execute("select private.hide_message(%s, 'moderator')", [message["id"]])
+        db.execute("select private.hide_message(%s)", [message["id"]])
         assert fail(db, job) == "retry"
         due(db)
         assert claim(db) == []
