@@ -199,6 +199,7 @@ begin
         changed_position = v_position
     where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
     perform private.note_seen(v_me);
+    perform private.enqueue_classification(v_inserted.id);
     perform private.emit('message.created', p_conversation.id, v_member_ids, v_seq, null);
     return v_inserted;
 end;

@@ -117,6 +117,9 @@ begin
             and m.user_id <> all(v_blocker_ids) and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
+    if p_body is not null then
+        perform private.enqueue_classification(p_message.id);
+    end if;
     perform private.emit(
         case when p_body is null then 'message.deleted' else 'message.updated' end,
         p_message.conversation_id, v_member_ids, p_message.seq, null
