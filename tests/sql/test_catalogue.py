@@ -37,8 +37,12 @@ API = {
 # What only servers with the secret key may do: the host application's, the worker, our own reading of the rules.
 SERVICE_API = {
     "allow_contact": "p_conversation_id uuid, p_is_allowed boolean",
+    "claim_classifications": "p_limit integer, p_lease_s integer",
+    "fail_classification": "p_message_id uuid, p_lease uuid, p_error text",
+    "finish_classification": "p_message_id uuid, p_lease uuid, p_outcome jsonb",
     "get_moderation_rules": "",
     "list_envelopes": "p_below_version integer, p_after uuid, p_limit integer",
+    "release_classification": "p_message_id uuid, p_lease uuid",
     "rewrap_envelopes": "p_envelopes jsonb",
 }
 FUNCTIONS_FOR_SERVICE = {

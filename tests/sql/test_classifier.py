@@ -170,6 +170,20 @@ class TestQueue:
         (again,) = claim(db)
         assert again["attempt"] == 1 and again["body"] == "one"
 
+    def test_a_long_queue_is_not_read_from_end_to_end(self, sql, talk):
+        sql.execute(
+            "insert into private.classifier_jobs (message_id, reason, event_seq, run_at, leased_until, lease) "
+            "select gen_random_uuid(), 'created', 1, now() - interval '1 day', now() + interval '1 hour', gen_random_uuid() "
+            "from generate_series(1, 50000)"
+        )
+        sql.execute("analyze private.classifier_jobs")
+        pages = sql.one("select pg_relation_size('private.classifier_jobs') / 8192")
+        sql.execute("set local role service_role")
+        explain = "explain (analyze, buffers, format json) select public.claim_classifications(10, 60)"
+        sql.one(explain)  # reads the catalogue
+        plan = sql.one(explain)[0]["Plan"]
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < pages / 2
+
     @pytest.mark.parametrize(("limit", "lease_s"), [(0, 60), (101, 60), (None, 60), (10, 0), (10, 901), (10, None)])
     def test_bounds(self, db, limit, lease_s):
         with refused(400, "validation_failed"):
