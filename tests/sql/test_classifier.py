@@ -381,6 +381,73 @@ class TestChangesInBetween:
         assert answers == ["outdated"]
         assert call(db, bob.id, "list_inbox")["conversations"][0]["lastMessage"]["body"] == "two"
 
+    def test_everything_at_once(self, db, supabase_stack, new_person):
+        """Senders, editors and workers with all kinds of verdicts: no deadlock, and unread counts stay exact."""
+        people = [new_person() for _ in range(3)]
+        db.execute("update private.settings set edit_count_max = 500, send_count_max = 500")
+        errors, ended = [], threading.Event()
+
+        def connected(work):
+            def run(number):
+                try:
+                    with psycopg.connect(supabase_stack.database_url, autocommit=True) as conn:
+                        work(conn, number)
+                except BaseException as error:
+                    errors.append(error)
+
+            return run
+
+        @connected
+        def write(conn, number):
+            me, others = people[number].id, [each.id for each in people if each is not people[number]]
+            for turn in range(25):
+                sent = call(conn, me, "send_message", body=f"{turn}", to_user_id=others[turn % 2])["message"]["id"]
+                try:
+                    call(conn, me, "edit_message", message_id=sent, body=f"{turn} edited")
+                except psycopg.Error as error:
+                    # The classifier has hidden it already.
+                    assert error.sqlstate == "PT409", error
+
+        @connected
+        def classify(conn, number):
+            turn = number
+            while True:
+                over = ended.is_set()
+                jobs = claim(conn, limit=3)
+                for job in jobs:
+                    turn += 1
+                    if turn % 7 == 0:
+                        fail(conn, job)
+                    elif turn % 7 == 1:
+                        release(conn, job)
+                    else:
+                        finish(conn, job, action=("hide", "warn", "review", "allow")[turn % 4], label="Spam")
+                conn.execute(
+                    "update private.classifier_jobs set run_at = now() where leased_until is null and attempts = 1"
+                )
+                if over and not jobs:
+                    return
+
+        writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+        workers = [threading.Thread(target=classify, args=(number,)) for number in range(2)]
+        for thread in writers + workers:
+            thread.start()
+        for thread in writers:
+            thread.join(40)
+        ended.set()
+        for thread in workers:
+            thread.join(40)
+        db.execute("update private.settings set edit_count_max = 30, send_count_max = 100")
+        assert errors == []
+        assert db.execute("select count(*)::int from private.classifier_jobs where attempts < 2").fetchone() == (0,)
+        for person in people:
+            wrong = db.execute(
+                "select m.unread_count, private.unread_count(m.conversation_id, m.user_id, m.last_read_seq) "
+                "from public.conversation_members as m where m.user_id = %s",
+                [person.id],
+            ).fetchall()  # fmt: skip
+            assert wrong and all(kept == counted for kept, counted in wrong), wrong
+
 
 class TestFailures:
     def test_pauses_double_up_to_an_hour(self, db, talk):
