@@ -45,6 +45,8 @@ def create_app(config: Settings) -> Edge:
     app = Litestar(
         route_handlers=[
             Router("/api/messages", route_handlers=routes.MESSAGES, before_request=admit),
+            Router("/api/users", route_handlers=routes.USERS, before_request=admit),
+            Router("/api/moderation", route_handlers=routes.MODERATION, before_request=admit),
             Router("/api/profile", route_handlers=routes.PROFILE, before_request=admit),
             *routes.SERVICE,
         ],

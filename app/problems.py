@@ -55,7 +55,11 @@ CATALOGUE: dict[str, Kind] = {
     "idempotency_conflict": Kind(
         409, "This key was used for something else.", "The same `clientMessageId` came with other content.", "never"),
     "message_deleted": Kind(
-        409, "The message was deleted.", "A deleted message cannot be edited.", "never"),
+        409, "The message was deleted.", "A deleted message cannot be edited or hidden.", "never"),
+    "already_decided": Kind(
+        409, "This has been decided already.", "By somebody else, or differently; `detail` says how.", "never"),
+    "undo_not_possible": Kind(
+        409, "This cannot be undone.", "It was undone, is no longer as it was left, or cannot be taken back.", "never"),
     "conflict": Kind(
         409, "Something else changed at the same time.", "The same request may well succeed now.", "sameKey"),
     "payload_too_large": Kind(
@@ -72,6 +76,8 @@ CATALOGUE: dict[str, Kind] = {
         422, "A sensitive message cannot be edited.", "Delete it and send a new one.", "never"),
     "edit_window_closed": Kind(
         422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
+    "decision_not_possible": Kind(
+        422, "This decision does not fit.", "What is held is released or rejected, the rest dismissed or hidden.", "never"),
     "message_rejected": Kind(
         422, "The message was not accepted.", "A moderation rule refuses it; `detail` says why.", "never"),
     "text_rejected": Kind(

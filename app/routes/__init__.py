@@ -1,6 +1,6 @@
 """The table of contents: every route, in the order of the documentation."""
 
-from app.routes import conversations, docs, groups, health, live, messages, profile
+from app.routes import conversations, docs, groups, health, live, messages, moderation, profile, reports
 
 MESSAGES = (
     conversations.list_conversations,
@@ -23,6 +23,19 @@ MESSAGES = (
     live.sync,
     live.mark_delivered,
     live.set_typing,
+    reports.report_message,
+)
+USERS = (reports.report_user,)
+MODERATION = (
+    moderation.list_moderation_queue,
+    moderation.get_moderation_item,
+    moderation.decide_moderation_item,
+    moderation.sanction_user,
+    moderation.lift_sanction,
+    moderation.moderate_hide_message,
+    moderation.moderate_restore_message,
+    moderation.undo_moderation_action,
+    moderation.list_moderation_actions,
 )
 PROFILE = (profile.get_profile, profile.update_profile)
 SERVICE = (health.live, health.ready, docs.openapi, docs.page, docs.asset)
