@@ -77,7 +77,7 @@ CATALOGUE: dict[str, Kind] = {
     "edit_window_closed": Kind(
         422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
     "decision_not_possible": Kind(
-        422, "This decision does not fit.", "What is held is released or rejected, the rest dismissed or hidden.", "never"),
+        422, "This decision does not fit.", "Held ones are released or rejected, others dismissed or hidden.", "never"),
     "message_rejected": Kind(
         422, "The message was not accepted.", "A moderation rule refuses it; `detail` says why.", "never"),
     "text_rejected": Kind(

@@ -16,6 +16,7 @@ from app.wire import ApiRequest, Reply, given_id
 
 ItemKind = Literal["message_report", "user_report", "held", "classified"]
 Decision = Literal["dismiss", "hide", "release", "reject"]
+Outcome = Literal["dismiss", "hide", "release", "reject", "withdrawn"]
 SanctionKind = Literal["mute", "suspend"]
 # SQL counts the code points, after normalisation.
 Note = Annotated[str, Meta(description="At most 1,000 code points, after normalisation; for the audit log.")]
@@ -34,7 +35,7 @@ class Item(Struct, frozen=True, rename="camel"):
     report_count: int
     opened_at: Time
     decided_at: Time | None
-    decision: Decision | None
+    decision: Annotated[Outcome | None, Meta(description="`withdrawn`: its author deleted the held message.")]
 
 
 class QueueQuery(Struct, frozen=True, rename="camel"):
@@ -72,12 +73,17 @@ async def list_moderation_queue(request: ApiRequest) -> Reply:
     return Reply(await request.supabase.rpc("list_moderation_queue", params, request.user, Queue, repeatable=True))
 
 
+class Original(Struct, frozen=True):
+    """What a message really says, also when it is covered or hidden; nothing when it was deleted."""
+
+    body: str | None
+    unreadable: Annotated[bool, Meta(description="A sensitive text that the service has no key for.")]
+
+
 class ContextMessage(Message, frozen=True, rename="camel"):
     """A message as moderators see it."""
 
-    original_body: Annotated[
-        str | None, Meta(description="What it really says when covered or hidden; null when deleted or sensitive.")
-    ]
+    original: Original
 
 
 class EarlierText(Struct, frozen=True, rename="camel"):

@@ -6,7 +6,8 @@
 --            drop function public.report_message(uuid, text, text); drop function private.report_message(uuid, text, text);
 --            drop function private.file_report(uuid, uuid, uuid, uuid, text, text);
 --            drop function private.user_evidence(uuid, uuid); drop function private.shared_conversations(uuid, uuid);
---            drop function private.message_evidence(uuid); drop function private.note_of(text, text);
+--            drop function private.message_evidence(uuid);
+--            drop function private.original_json(public.messages); drop function private.note_of(text, text);
 --            drop function private.report_json(private.reports); drop table private.reports;
 --            drop index public.conversation_members_former_idx;
 set lock_timeout = '4s';
@@ -101,6 +102,32 @@ comment on function private.note_of(text, text) is
 'A remark, normalised; null when there is nothing in it. Raises PT400 validation_failed, pointing there, beyond 1,000 code points.';
 revoke all on function private.note_of(text, text) from public, anon, authenticated, service_role;
 
+create function private.original_json(p_message public.messages)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    if p_message.is_sensitive then
+        -- Without an envelope it is not an object, and stays as it is.
+        return jsonb_build_object('body', null, 'unreadable', true, 'envelope', private.envelope_json(p_message.id));
+    end if;
+    return jsonb_build_object(
+        'body', coalesce((
+            select o.body
+            from private.originals as o
+            where o.message_id = p_message.id
+        ), p_message.body),
+        'unreadable', false
+    );
+end;
+$$;
+comment on function private.original_json(public.messages) is
+'What a message really says, also when it is covered or hidden: {body, unreadable}; of a sensitive one with its envelope, which the '
+'service opens. The body of a deleted one is null. For moderators.';
+revoke all on function private.original_json(public.messages) from public, anon, authenticated, service_role;
+
 create function private.message_evidence(p_message_id uuid)
 returns jsonb
 language plpgsql
@@ -118,11 +145,7 @@ begin
             'toUserId', m.to_user_id,
             'senderName', private.profile_json(m.from_user_id) ->> 'displayName',
             'body', m.body,
-            'originalBody', (
-                select o.body
-                from private.originals as o
-                where o.message_id = m.id
-            ),
+            'original', private.original_json(m),
             'state', m.state,
             'warning', m.warning,
             'masked', m.is_masked,

@@ -8,7 +8,7 @@
 --            drop function private.reopen_item(uuid, text);
 --            drop function public.moderate_restore_message(uuid, text); drop function private.moderate_restore_message(uuid, text);
 --            drop function public.moderate_hide_message(uuid, text); drop function private.moderate_hide_message(uuid, text);
---            drop function private.moderate_message(uuid, uuid, text, text); drop function private.switch_message(uuid, text, text);
+--            drop function private.moderate_message(uuid, uuid, text, text); drop function private.switch_message(uuid, text);
 --            drop function public.lift_sanction(uuid, text); drop function private.lift_sanction(uuid, text);
 --            drop function public.sanction_user(uuid, text, integer, text);
 --            drop function private.sanction_user(uuid, text, integer, text);
@@ -221,22 +221,19 @@ as $$
 begin
     return coalesce((
         select jsonb_agg(
-            m.value || jsonb_build_object('originalBody', coalesce((
-                select o.body
-                from private.originals as o
-                where o.message_id = (m.value ->> 'id')::uuid
-            ), m.value ->> 'body'))
-            order by m.ordinal
+            page.message || jsonb_build_object('original', private.original_json(m))
+            order by m.seq
         )
         from jsonb_array_elements(
             private.message_page(null, p_conversation_id, p_from_seq, p_before_seq, 100)
-        ) with ordinality as m (value, ordinal)
+        ) as page (message)
+        inner join public.messages as m on (page.message ->> 'id')::uuid = m.id
     ), '[]'::jsonb);
 end;
 $$;
 comment on function private.desk_page(uuid, bigint, bigint) is
-'Messages with p_from_seq <= seq < p_before_seq (at most 100) as an ascending array of Message with originalBody: what a covered or '
-'hidden one really says. For moderators.';
+'Messages with p_from_seq <= seq < p_before_seq (at most 100) as an ascending array of Message with original: what a covered or hidden one '
+'really says. For moderators.';
 revoke all on function private.desk_page(uuid, bigint, bigint) from public, anon, authenticated, service_role;
 
 create function private.desk_message(p_message_id uuid)
@@ -247,37 +244,21 @@ set search_path = ''
 as $$
 declare
     v_message public.messages;
+    v_pending private.pending_messages;
     v_json jsonb;
 begin
     select m.* into v_message from public.messages as m where m.id = p_message_id;
     if found then
         v_json := private.desk_page(v_message.conversation_id, v_message.seq, v_message.seq + 1) -> 0;
     else
-        select jsonb_build_object(
-            'id', p.message_id,
-            'conversationId', p.conversation_id,
-            'seq', 0,
-            'eventSeq', 0,
-            'fromUserId', p.from_user_id,
-            'toUserId', case p.from_user_id when c.direct_low then c.direct_high else c.direct_low end,
-            'gigId', c.gig_id,
-            'clientMessageId', p.client_message_id,
-            'body', coalesce(p.masked_body, p.body),
-            'originalBody', p.body,
-            'state', p.state,
-            'warning', p.warning,
-            'masked', p.masked_body is not null,
-            'sensitive', p.is_sensitive,
-            'unreadable', false,
-            'status', 'sent',
-            'sender', private.profile_json(p.from_user_id),
-            'editedAt', null,
-            'deletedAt', null,
-            'createdAt', private.iso_time(p.created_at)
-        ) into v_json
-        from private.pending_messages as p
-        inner join public.conversations as c on p.conversation_id = c.id
-        where p.message_id = p_message_id;
+        select p.* into v_pending from private.pending_messages as p where p.message_id = p_message_id;
+        if not found then
+            return null;
+        end if;
+        v_message.id := p_message_id;
+        v_message.body := v_pending.body;
+        v_message.is_sensitive := v_pending.is_sensitive;
+        v_json := private.pending_json(v_pending) || jsonb_build_object('original', private.original_json(v_message));
     end if;
     return v_json || jsonb_build_object('versions', coalesce((
         select jsonb_agg(
@@ -332,6 +313,7 @@ declare
     v_me constant uuid := private.require_moderator();
     v_item private.moderation_items;
     v_message jsonb;
+    v_renewed jsonb := '{}';
     v_from bigint;
     v_to bigint;
 begin
@@ -361,6 +343,10 @@ begin
 
     if v_item.message_id is not null then
         v_message := private.desk_message(v_item.message_id);
+    end if;
+    if v_message -> 'sensitive' = 'true' then
+        -- A sealed text never changes, but a rotation of keys renews its envelope, and not the copy in the evidence.
+        v_renewed := jsonb_build_object('original', v_message -> 'original');
     end if;
     if (v_message -> 'seq')::bigint > 0 then
         v_from := (v_message -> 'seq')::bigint - 10;
@@ -394,7 +380,7 @@ begin
                     'reason', r.reason,
                     'note', r.note,
                     -- Bounded in bytes, so that no crowd of reporters can make an item too large to be answered.
-                    'evidence', case when r.bytes <= 1000000 then r.evidence end,
+                    'evidence', case when r.bytes <= 1000000 then r.evidence || v_renewed end,
                     'createdAt', private.iso_time(r.created_at)
                 )
                 order by r.id
@@ -480,7 +466,7 @@ comment on function public.get_moderation_item(uuid) is
 revoke all on function public.get_moderation_item(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.get_moderation_item(uuid) to authenticated;
 
-create function private.switch_message(p_message_id uuid, p_to text, p_reason text)
+create function private.switch_message(p_message_id uuid, p_to text)
 returns void
 language plpgsql
 volatile
@@ -488,7 +474,7 @@ set search_path = ''
 as $$
 begin
     if p_to = 'hidden' then
-        perform private.hide_message(p_message_id, p_reason);
+        perform private.hide_message(p_message_id);
     else
         perform private.restore_message(p_message_id);
     end if;
@@ -498,9 +484,9 @@ begin
     end if;
 end;
 $$;
-comment on function private.switch_message(uuid, text, text) is
+comment on function private.switch_message(uuid, text) is
 'Hides a message (p_to hidden) or shows it again (visible); nothing to do is fine. Raises PT409 message_deleted.';
-revoke all on function private.switch_message(uuid, text, text) from public, anon, authenticated, service_role;
+revoke all on function private.switch_message(uuid, text) from public, anon, authenticated, service_role;
 
 create function private.decide_moderation_item(p_item_id uuid, p_decision text, p_note text)
 returns jsonb
@@ -516,7 +502,7 @@ declare
     v_item private.moderation_items;
     v_action_id uuid;
     v_decider_id uuid;
-    v_details jsonb := '{}';
+    v_outcome text;
 begin
     if p_decision is null or p_decision not in ('dismiss', 'hide', 'release', 'reject') then
         raise sqlstate 'PT400' using
@@ -559,14 +545,21 @@ begin
 
     case p_decision
         when 'hide' then
-            perform private.switch_message(v_item.message_id, 'hidden', coalesce(v_note, v_item.kind));
+            perform private.switch_message(v_item.message_id, 'hidden');
         when 'release' then
-            v_details := jsonb_build_object('outcome', private.release_pending(v_item.message_id));
+            v_outcome := private.release_pending(v_item.message_id);
         when 'reject' then
-            perform private.reject_pending(v_item.message_id);
+            v_outcome := case when private.reject_pending(v_item.message_id) then 'rejected' else 'gone' end;
         else
             null;
     end case;
+    if v_outcome = 'undeliverable' then
+        raise sqlstate 'PT422' using
+            message = 'decision_not_possible',
+            detail = 'Author or recipient is not there any more, or they have blocked each other; it can be rejected.';
+    elsif v_outcome = 'gone' then
+        raise sqlstate 'PT409' using message = 'already_decided', detail = 'Its author has withdrawn the message.';
+    end if;
     -- The row of the queue comes last. A report that joins it at this moment is committed first and closed with the others.
     update private.moderation_items as i
     set status = 'decided', decided_at = clock_timestamp(), decision = p_decision
@@ -576,7 +569,7 @@ begin
     set status = 'closed', closed_at = v_item.decided_at
     where r.item_id = p_item_id and r.status = 'open';
     v_action_id := private.record_action(
-        v_me, p_decision, p_item_id, v_item.user_id, v_item.message_id, null, v_note, v_details, null
+        v_me, p_decision, p_item_id, v_item.user_id, v_item.message_id, null, v_note, '{}', null
     );
     return jsonb_build_object('item', private.item_json(v_item), 'action', private.action_json(v_action_id));
 end;
@@ -844,7 +837,7 @@ begin
     if v_message.state = v_state and v_latest.action = p_action then
         v_action_id := v_latest.id;
     else
-        perform private.switch_message(p_message_id, v_state, p_note);
+        perform private.switch_message(p_message_id, v_state);
         v_action_id := private.record_action(
             p_me, p_action, null, v_message.from_user_id, p_message_id, null, p_note, '{}', null
         );
@@ -1007,9 +1000,7 @@ begin
             where m.id = v_action.message_id and m.state = case v_action.action when 'hide' then 'hidden' else 'visible' end
         ) then
             v_done := case v_action.action when 'hide' then 'restore' else 'hide' end;
-            perform private.switch_message(
-                v_action.message_id, case v_done when 'hide' then 'hidden' else 'visible' end, coalesce(v_note, 'undo')
-            );
+            perform private.switch_message(v_action.message_id, case v_done when 'hide' then 'hidden' else 'visible' end);
         end if;
     elsif v_action.action in ('mute', 'suspend') then
         update private.sanctions as s
@@ -1026,10 +1017,7 @@ begin
             ) -> 'action');
         end if;
     elsif v_action.action = 'reject' then
-        update private.pending_messages as p
-        set state = 'pending', decided_at = null
-        where p.message_id = v_action.message_id and p.state = 'rejected';
-        v_done := case when found then 'reopen' end;
+        v_done := case when private.reopen_pending(v_action.message_id) then 'reopen' end;
     else
         v_done := 'reopen';
     end if;
