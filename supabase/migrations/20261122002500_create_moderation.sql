@@ -182,7 +182,7 @@ begin
     return jsonb_build_object(
         'items', coalesce((
             select jsonb_agg(private.item_json(v_items[n]) order by n)
-            from generate_series(1, least(cardinality(v_items), p_limit)) as n
+            from generate_series(1, least(coalesce(cardinality(v_items), 0), p_limit)) as n
         ), '[]'::jsonb),
         'nextCursor', case when cardinality(v_items) > p_limit then private.inbox_cursor(
             v_is_decided, coalesce(v_items[p_limit].decided_at, 'epoch'), v_items[p_limit].id
@@ -955,6 +955,7 @@ declare
     v_done text;
     v_why_not text;
     v_reopened boolean;
+    v_undo_id uuid;
 begin
     select a.* into v_action from private.moderation_actions as a where a.id = p_action_id;
     if not found then
@@ -1032,10 +1033,11 @@ begin
     if v_why_not is not null then
         raise sqlstate 'PT409' using message = 'undo_not_possible', detail = v_why_not;
     end if;
-    return jsonb_build_object('action', private.action_json(private.record_action(
+    v_undo_id := private.record_action(
         v_me, v_done, v_action.item_id, v_action.user_id, v_action.message_id, v_action.sanction_id, v_note,
         case when v_reopened is null then '{}' else jsonb_build_object('reopened', v_reopened) end, p_action_id
-    )));
+    );
+    return jsonb_build_object('action', private.action_json(v_undo_id));
 end;
 $$;
 comment on function private.undo_moderation_action(uuid, text) is

@@ -36,4 +36,9 @@ def hold(db: psycopg.Connection[Any], conversation_id: str, author_id: str, body
             " from public.conversations as c, private.settings as s where c.id = %s",
             [json.dumps(pending), conversation_id],
         )
+        db.execute(
+            "insert into private.send_keys (from_user_id, client_message_id, request_digest, message_id)"
+            " values (%s, %s, sha256('held'), %s)",
+            [author_id, pending["client_message_id"], message_id],
+        )
     return message_id
