@@ -721,8 +721,15 @@ class TestTogether:
                         call(conn, me.id, "edit_message", message_id=message["id"], body=f"{seed} {step}")
                     elif what < 0.3:
                         call(conn, me.id, "delete_message", message_id=message["id"])
-                    elif what < 0.35:
+                    elif what < 0.37:
                         hold(conn, room, me.id, "held")
+                    elif what < 0.42:
+                        waiting = conn.execute(
+                            "select message_id, from_user_id from private.pending_messages where conversation_id = %s",
+                            [room],
+                        ).fetchall()
+                        held, author = chance.choice(waiting)
+                        call(conn, author, "delete_message", message_id=held)
                     elif what < 0.65:
                         call(conn, me.id, "report_message", message_id=message["id"], reason="spam")
                     elif what < 0.9:
