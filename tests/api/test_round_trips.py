@@ -10,10 +10,12 @@ import psycopg
 import pytest
 
 from app import routes
+from tests.sql.desk import appoint
 from tests.unit.fakes import Asked, Upstream, config, serving, upstream
 from tests.unit.fakes import http as answer_of
 
 LIST = "/api/messages/conversations"
+DESK = "/api/moderation"
 
 
 # One request per function, in an order in which each finds what it needs; names in braces are ids met on the way.
@@ -38,6 +40,17 @@ REQUESTS: list[tuple[str, str, str, Any]] = [
     ("sync", "POST", "/api/messages/sync", {}),
     ("mark_delivered", "PATCH", "/api/messages/delivered", {"receipts": [{"conversationId": "{room}", "seq": 1}]}),
     ("set_typing", "POST", LIST + "/{room}/typing", None),
+    ("report_message", "POST", "/api/messages/{theirs}/report", {"reason": "spam"}),
+    ("report_user", "POST", "/api/users/{ben}/report", {"reason": "other", "note": "x"}),
+    ("list_moderation_queue", "GET", DESK + "/queue?userId={ben}&kind=message_report", None),
+    ("get_moderation_item", "GET", DESK + "/items/{item}", None),
+    ("decide_moderation_item", "POST", DESK + "/items/{item}/decide", {"decision": "dismiss"}),
+    ("sanction_user", "POST", DESK + "/users/{ben}/sanctions", {"kind": "mute", "durationS": 60, "reason": "x"}),
+    ("lift_sanction", "DELETE", DESK + "/sanctions/{sanction}", None),
+    ("moderate_hide_message", "POST", DESK + "/messages/{theirs}/hide", {"note": "x"}),
+    ("moderate_restore_message", "POST", DESK + "/messages/{theirs}/restore", {"note": "x"}),
+    ("undo_moderation_action", "POST", DESK + "/actions/{action}/undo", None),
+    ("list_moderation_actions", "GET", DESK + "/actions?userId={ben}", None),
     ("get_profile", "GET", "/api/profile", None),
     ("update_profile", "PATCH", "/api/profile", {"displayName": "Ada"}),
 ]
@@ -80,12 +93,18 @@ async def counted(stack: Any, loses_answers: bool = False) -> AsyncIterator[tupl
                 yield client, proxy
 
 
-async def ask_everything(client: httpx.AsyncClient, proxy: Upstream, person: Any) -> dict[str, tuple[int, int]]:
-    """Make every request as this person; answers status and number of calls of the data API by function."""
-    ada = person()
-    ids, found = {"ada": ada.id, "ben": person().id, "cyd": person().id}, {}
+async def ask_everything(
+    client: httpx.AsyncClient, proxy: Upstream, person: Any, db: Any
+) -> dict[str, tuple[int, int]]:
+    """Make every request as a person who is a moderator; answers status and number of calls of the data API by function."""
+    ada, ben = person(), person()
+    appoint(db, ada.id)
+    ids, found = {"ada": ada.id, "ben": ben.id, "cyd": person().id}, {}
     # With asymmetric keys the first token makes the service fetch the key set, once for all.
-    await client.get("/api/messages/unread", headers=ada.headers)
+    theirs = await client.post(
+        "/api/messages/send", headers=ben.headers, json={"body": "Hello", "toUserId": ada.id}
+    )  # fmt: skip
+    ids["theirs"] = theirs.json()["message"]["id"]
     for name, method, path, body in REQUESTS:
         proxy.asked.clear()
         answer = await client.request(method, filled(path, ids), headers=ada.headers, json=filled(body, ids))
@@ -95,17 +114,24 @@ async def ask_everything(client: httpx.AsyncClient, proxy: Upstream, person: Any
             ids |= {"room": answer.json()["conversation"]["id"], "message": answer.json()["message"]["id"]}
         if name == "create_group":
             ids["crew"] = answer.json()["conversation"]["id"]
+        if name == "list_moderation_queue":
+            ids["item"] = answer.json()["items"][0]["id"]
+        if name == "sanction_user":
+            ids["sanction"] = answer.json()["sanction"]["id"]
+        if name == "moderate_restore_message":
+            ids["action"] = answer.json()["action"]["id"]
     return found
 
 
 def test_every_function_is_asked_for() -> None:
-    assert {name for name, *_ in REQUESTS} == {h.fn.__name__ for h in (*routes.MESSAGES, *routes.PROFILE)}
+    handlers = (*routes.MESSAGES, *routes.USERS, *routes.MODERATION, *routes.PROFILE)
+    assert {name for name, *_ in REQUESTS} == {handler.fn.__name__ for handler in handlers}
 
 
-async def test_one_call_of_the_data_api_per_request(supabase_stack: Any, person: Any) -> None:
+async def test_one_call_of_the_data_api_per_request(supabase_stack: Any, person: Any, db: Any) -> None:
     async with counted(supabase_stack) as (client, proxy):
-        found = await ask_everything(client, proxy, person)
-        made = {"send_message", "create_group"}
+        found = await ask_everything(client, proxy, person, db)
+        made = {"send_message", "create_group", "report_message", "report_user", "sanction_user"}
         expected = {name: 201 if name in made else 204 if name == "set_typing" else 200 for name, *_ in REQUESTS}
         assert found == {name: (status, 1) for name, status in expected.items()}
         # What is refused for its shape or its token costs nothing, what SQL refuses costs one call and no retry.
@@ -120,9 +146,11 @@ async def test_one_call_of_the_data_api_per_request(supabase_stack: Any, person:
             assert len(proxy.asked) == calls
 
 
-async def test_a_lost_answer_is_asked_for_once_more_where_that_is_safe(supabase_stack: Any, person: Any) -> None:
+async def test_a_lost_answer_is_asked_for_once_more_where_that_is_safe(
+    supabase_stack: Any, person: Any, db: Any
+) -> None:
     async with counted(supabase_stack, loses_answers=True) as (client, proxy):
-        found = await ask_everything(client, proxy, person)
+        found = await ask_everything(client, proxy, person, db)
         # A second removal would find nobody; reading all without a bound could read what nobody has seen.
         once = {"remove_member", "mark_all_read"}
         status = {"set_typing": 204}

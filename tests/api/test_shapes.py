@@ -10,7 +10,7 @@ import pytest
 
 from app import routes
 from app.problems import CATALOGUE
-from app.routes import conversations, groups, live, messages, profile
+from app.routes import conversations, groups, live, messages, moderation, profile, reports
 from app.shapes import OneConversation, Read
 
 
@@ -53,6 +53,8 @@ ROUTED = """
     list_conversations get_conversation send_message mark_read mark_all_read list_inbox list_messages
     update_conversation create_group list_members add_members remove_member edit_message delete_message
     message_history unread_counts get_limits sync mark_delivered set_typing get_profile update_profile
+    report_message report_user list_moderation_queue get_moderation_item decide_moderation_item sanction_user
+    lift_sanction moderate_hide_message moderate_restore_message undo_moderation_action list_moderation_actions
 """
 
 
@@ -137,6 +139,51 @@ def test_live(sql: Any, pair: Any) -> None:
     assert ask(sql, "set_typing", conversation_id=there) == {}
 
 
+def test_reports(sql: Any, pair: Any) -> None:
+    sql.act_as(pair[1])
+    message = pair[2]["message"]["id"]
+    equal(ask(sql, "report_message", message_id=message, reason="scam", note="x"), reports._Filed)
+    equal(ask(sql, "report_user", user_id=pair[0], reason="other"), reports._Filed)
+
+
+def test_the_desk(sql: Any, pair: Any) -> None:
+    ada, ben, sent = pair
+    message = sent["message"]["id"]
+    sql.reset()
+    mod = sql.new_person("Mo")
+    sql.execute("insert into private.moderators (user_id) values (%s)", [mod])
+    sql.execute(
+        "insert into private.verdicts (user_id, message_id, action, rules, body) values (%s, %s, 'warn', '[{}]', 'x')",
+        [ada, message],
+    )
+    sql.act_as(ada)
+    ask(sql, "edit_message", message_id=message, body="Hello again")
+    ask(sql, "send_message", body="More", to_user_id=ben)
+    sql.act_as(ben)
+    ask(sql, "report_message", message_id=message, reason="scam")
+    ask(sql, "report_user", user_id=ada, reason="other")
+    sql.act_as(mod)
+    queue = ask(sql, "list_moderation_queue", user_id=ada, limit=1)
+    assert queue["nextCursor"]
+    equal(queue, moderation.Queue)
+    item = next(i for i in ask(sql, "list_moderation_queue", user_id=ada)["items"] if i["messageId"])["id"]
+    imposed = ask(sql, "sanction_user", user_id=ada, kind="mute", duration_s=60, reason="x")
+    equal(imposed, moderation._Imposed)
+    equal(ask(sql, "decide_moderation_item", item_id=item, decision="dismiss"), moderation.Decided)
+    seen = ask(sql, "get_moderation_item", item_id=item)
+    assert all(seen.values())
+    equal(seen, moderation.ItemContext)
+    lifted = ask(sql, "lift_sanction", sanction_id=imposed["sanction"]["id"], note="x")
+    equal(lifted, moderation.Sanctioned)
+    equal(ask(sql, "undo_moderation_action", action_id=lifted["action"]["id"]), moderation.OneAction)
+    equal(ask(sql, "moderate_hide_message", message_id=message, note="x"), moderation.OneAction)
+    equal(ask(sql, "get_moderation_item", item_id=item), moderation.ItemContext)
+    equal(ask(sql, "moderate_restore_message", message_id=message, note="x"), moderation.OneAction)
+    actions = ask(sql, "list_moderation_actions", user_id=ada, limit=2)
+    assert actions["nextCursor"]
+    equal(actions, moderation.ActionPage)
+
+
 def test_one_name_across_tiers(sql: Any) -> None:
     """Every function open to signed-in people is an operation of ours, under the same name, and the other way round."""
     found = sql.one(
@@ -146,7 +193,8 @@ def test_one_name_across_tiers(sql: Any) -> None:
         where p.pronamespace = 'public'::regnamespace and has_function_privilege('authenticated', p.oid, 'execute')
         """
     )
-    routed = {handler.fn.__name__ for handler in (*routes.MESSAGES, *routes.PROFILE)}
+    everybody = (*routes.MESSAGES, *routes.USERS, *routes.MODERATION, *routes.PROFILE)
+    routed = {handler.fn.__name__ for handler in everybody}
     assert set(found) == routed == set(ROUTED.split())
 
 
