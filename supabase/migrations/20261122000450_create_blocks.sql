@@ -1,7 +1,8 @@
 -- Purpose:   who does not want to hear from whom.
 -- Consumers: sends, typing, receipts, presence, unread counts and shapes; block_user and unblock_user write it.
 -- Locks:     none on existing tables.
--- Undo:      drop function private.blockers_among(uuid[], uuid); drop function private.is_blocked_pair(uuid, uuid);
+-- Undo:      drop function private.lock_pair(uuid, uuid); drop function private.direct_other(public.conversations, uuid);
+--            drop function private.blockers_among(uuid[], uuid); drop function private.is_blocked_pair(uuid, uuid);
 --            drop function private.has_blocked(uuid, uuid);
 --            drop table private.blocks;
 set lock_timeout = '4s';
@@ -68,3 +69,31 @@ end;
 $$;
 comment on function private.blockers_among(uuid[], uuid) is 'Which of these people block that one.';
 revoke all on function private.blockers_among(uuid[], uuid) from public, anon, authenticated, service_role;
+
+create function private.direct_other(p_conversation public.conversations, p_user_id uuid)
+returns uuid
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+    return case p_conversation.direct_low when p_user_id then p_conversation.direct_high else p_conversation.direct_low end;
+end;
+$$;
+comment on function private.direct_other(public.conversations, uuid) is
+'The other person of a direct conversation; null in groups, where nobody is cut off from anybody.';
+revoke all on function private.direct_other(public.conversations, uuid) from public, anon, authenticated, service_role;
+
+create function private.lock_pair(p_a uuid, p_b uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended(least(p_a, p_b)::text || greatest(p_a, p_b)::text, 20261122));
+end;
+$$;
+comment on function private.lock_pair(uuid, uuid) is
+'Locks two people against each other until the transaction ends: first messages between them, and blocks.';
+revoke all on function private.lock_pair(uuid, uuid) from public, anon, authenticated, service_role;

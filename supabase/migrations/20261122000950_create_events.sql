@@ -94,7 +94,12 @@ begin
                     then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
                 else '{}'
             end
-            || case when v_message is not null then jsonb_build_object('message', v_message) else '{}' end
+            || case when v_message is not null then jsonb_build_object('message', v_message || case
+                -- As in message_page: in a group one does not read whom one has blocked.
+                when v_conversation.kind = 'group' and private.has_blocked(v_user_id, (v_message ->> 'fromUserId')::uuid)
+                    then '{"body": null, "state": "hidden"}'::jsonb
+                else '{}'
+            end) else '{}' end
             || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
         );
     end loop;

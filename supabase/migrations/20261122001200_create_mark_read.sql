@@ -23,11 +23,18 @@ begin
             and m.seq > p_read_seq
             and m.from_user_id <> p_user_id
             and m.state = 'visible'
+            -- In a group one does not read whom one has blocked.
+            and (m.to_user_id is not null or not exists (
+                select 1
+                from private.blocks as b
+                where b.blocker_id = p_user_id and b.blocked_id = m.from_user_id
+            ))
     );
 end;
 $$;
 comment on function private.unread_count(uuid, uuid, bigint) is
-'The definition of unread: visible messages of others above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)).';
+'The definition of unread: visible messages of others above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)), '
+'in groups without those of people whom the reader blocks.';
 revoke all on function private.unread_count(uuid, uuid, bigint) from public, anon, authenticated, service_role;
 
 create function private.receipt_audience(
@@ -99,7 +106,7 @@ begin
         end if;
         v_shares := v_seq > v_before.shared_read_seq and not coalesce(
             (select p.private_reading from public.profiles as p where p.user_id = p_user_id), false
-        );
+        ) and not private.is_blocked_pair(p_user_id, private.direct_other(v_conversation, p_user_id));
         v_concerned := case
             when v_shares then private.receipt_audience(
                 v_conversation, p_user_id, array(
@@ -112,9 +119,10 @@ begin
         end;
         v_position := private.move_heads(v_concerned, v_conversation.position);
 
+        -- Others can read this row: what they are not told must not move it.
         update public.conversations as c
         set event_seq = c.event_seq + 1, position = v_position
-        where c.id = p_conversation_id;
+        where c.id = p_conversation_id and v_shares;
         update public.conversation_members as m
         set
             last_read_seq = greatest(m.last_read_seq, v_seq),
@@ -151,7 +159,7 @@ end;
 $$;
 comment on function private.read_up_to(uuid, uuid, bigint) is
 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private '
-'reading others are not told. unreadTotal leaves out muted and archived conversations.';
+'reading, or between two of whom one blocks the other, others are not told. unreadTotal leaves out muted and archived conversations.';
 revoke all on function private.read_up_to(uuid, uuid, bigint) from public, anon, authenticated, service_role;
 
 create function private.mark_read(p_message_id uuid)

@@ -46,7 +46,7 @@ declare
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id for no key update;
     foreach v_user_id in array p_user_ids loop
-        if not private.account_is_active(v_user_id) then
+        if not private.account_is_active(v_user_id) or private.is_blocked_pair(p_me, v_user_id) then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
     end loop;
@@ -75,6 +75,14 @@ begin
 
     perform private.create_heads(v_concerned);
     v_position := private.move_heads(v_concerned, v_conversation.position);
+    -- Asked again under the heads, which who blocks holds too: one of the two comes first.
+    if exists (
+        select 1
+        from unnest(p_user_ids) as u (user_id)
+        where private.is_blocked_pair(p_me, u.user_id)
+    ) then
+        raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+    end if;
     foreach v_user_id in array coalesce(v_strangers, '{}') loop
         perform private.take_pace(
             v_user_id, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s

@@ -167,6 +167,13 @@ begin
                 message = 'edit_window_closed',
                 detail = format('A message can be edited for %s seconds.', v_settings.edit_window_s);
         end if;
+        -- New words in an old message reach the other like a new one. Under the conversation's lock, like a send.
+        if
+            v_message.to_user_id is not null
+            and (not private.account_is_active(v_message.to_user_id) or private.is_blocked_pair(v_me, v_message.to_user_id))
+        then
+            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+        end if;
         perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
         v_verdict := private.judge_text(v_body, (
             select c.contact_allowed_at is not null
@@ -202,9 +209,9 @@ security invoker
 set search_path = ''
 return private.edit_message(p_message_id, p_body);
 comment on function public.edit_message(uuid, text) is
-'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or '
-'account_unavailable or account_muted, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed or message_sensitive, '
-'PT429 rate_limited. What moderation refuses is answered with status 422, as by send_message.';
+'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, '
+'account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed or '
+'message_sensitive, PT429 rate_limited. What moderation refuses is answered with status 422, as by send_message.';
 revoke all on function public.edit_message(uuid, text) from public, anon, authenticated, service_role;
 grant execute on function public.edit_message(uuid, text) to authenticated;
 
@@ -282,7 +289,7 @@ begin
     if not found then
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
     end if;
-    -- What was deleted or hidden is so in all its versions.
+    -- What was deleted or hidden, also by a block of the caller's, is so in all its versions.
     return jsonb_build_object('versions', coalesce((
         select jsonb_agg(
             jsonb_build_object('version', t.version, 'body', t.body, 'createdAt', private.iso_time(t.created_at))
@@ -306,7 +313,9 @@ begin
             order by b.version desc
             limit 100
         ) as t
-        where v_message.state = 'visible'
+        where
+            v_message.state = 'visible'
+            and (v_message.to_user_id is not null or not private.has_blocked(v_me, v_message.from_user_id))
     ), '[]'::jsonb));
 end;
 $$;

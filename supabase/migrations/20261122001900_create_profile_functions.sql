@@ -91,14 +91,19 @@ declare
     v_position bigint;
     v_card constant jsonb := private.profile_json(p_user_id);
 begin
-    -- The other people of the person's fifty liveliest direct conversations, and the person's own devices. Everybody else
-    -- meets the new card with the next answer it is part of.
+    -- The other people of the person's fifty liveliest direct conversations, and the person's own devices. Everybody else, and
+    -- whoever is on either side of a block, meets the new card with the next answer it is part of.
     select array_agg(t.conversation_id), array_agg(distinct t.other_id) into v_rooms, v_people
     from (
         select m.conversation_id, case c.direct_low when p_user_id then c.direct_high else c.direct_low end as other_id
         from public.conversation_members as m
         inner join public.conversations as c on m.conversation_id = c.id
-        where m.user_id = p_user_id and m.left_at is null and not m.is_archived and c.kind = 'direct'
+        where
+            m.user_id = p_user_id
+            and m.left_at is null
+            and not m.is_archived
+            and c.kind = 'direct'
+            and not private.is_blocked_pair(p_user_id, private.direct_other(c, p_user_id))
         order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
         limit 50
     ) as t;

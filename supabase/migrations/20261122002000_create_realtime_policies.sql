@@ -27,12 +27,13 @@ begin
             m.conversation_id = v_parts[1]::uuid
             and m.user_id = auth.uid()
             and m.left_at is null
-            and c.live_epoch = v_parts[2]::integer
+            and private.live_topic(c, m.user_id) = p_topic
     );
 end;
 $$;
 comment on function private.may_use_live_topic(text) is
-'Definer, because the joining role sees only its own rows. Whether this is the current live topic of a conversation the caller is in.';
+'Definer, because the joining role sees only its own rows. Whether this is the current live topic, for the caller, of a conversation they '
+'are in.';
 revoke all on function private.may_use_live_topic(text) from public, anon, authenticated, service_role;
 grant execute on function private.may_use_live_topic(text) to authenticated;
 

@@ -16,6 +16,7 @@ as $$
 declare
     v_me constant uuid := private.require_account();
     v_conversation_ids uuid[];
+    v_conversation public.conversations;
     v_seqs bigint[];
     v_member_ids uuid[];
     v_is_small boolean;
@@ -59,6 +60,9 @@ begin
             where o.conversation_id = any(v_conversation_ids) and o.left_at is null
         ));
         for i in 1 .. cardinality(v_conversation_ids) loop
+            select c.* into v_conversation from public.conversations as c where c.id = v_conversation_ids[i];
+            -- Between two of whom one blocks the other nothing is told, as with reads.
+            continue when private.is_blocked_pair(v_me, private.direct_other(v_conversation, v_me));
             select array_agg(o.user_id), count(*) <= 16 into v_member_ids, v_is_small
             from public.conversation_members as o
             where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
@@ -72,9 +76,7 @@ begin
             returning m.* into v_member;
             -- In a larger group delivery is stored and shown, but not announced: it would be a message per member and message.
             if found and v_is_small then
-                select private.move_heads(v_member_ids, c.position) into v_position
-                from public.conversations as c
-                where c.id = v_conversation_ids[i];
+                v_position := private.move_heads(v_member_ids, v_conversation.position);
                 update public.conversations as c
                 set event_seq = c.event_seq + 1, position = v_position
                 where c.id = v_conversation_ids[i];
@@ -126,18 +128,26 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_account();
-    v_live_topic text;
+    v_me constant uuid := private.require_caller();
+    v_settings private.settings;
+    v_conversation public.conversations;
+    v_other uuid;
 begin
-    select format('conversation:%s:live:%s', c.id, c.live_epoch) into v_live_topic
+    select s.* into v_settings from private.settings as s;
+    perform private.require_writer(v_me, v_settings);
+    select c.* into v_conversation
     from public.conversations as c
     inner join public.conversation_members as m on c.id = m.conversation_id
     where c.id = p_conversation_id and m.user_id = v_me and m.left_at is null;
     if not found then
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
     end if;
+    v_other := private.direct_other(v_conversation, v_me);
+    if v_other is not null and (not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)) then
+        raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+    end if;
     perform private.note_seen(v_me);
-    perform private.broadcast('typing', array[v_live_topic], array[jsonb_build_object(
+    perform private.broadcast('typing', array[private.live_topic(v_conversation, v_me)], array[jsonb_build_object(
         'conversationId', p_conversation_id, 'userId', v_me, 'at', private.iso_time(clock_timestamp())
     )]);
     return '{}'::jsonb;
@@ -157,6 +167,6 @@ set search_path = ''
 return private.set_typing(p_conversation_id);
 comment on function public.set_typing(uuid) is
 'Tells the members of a conversation, on its live topic, that the caller is typing: {}. Nothing is stored. Raises PT401 unauthenticated, '
-'PT404 not_found.';
+'PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found.';
 revoke all on function public.set_typing(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.set_typing(uuid) to authenticated;
