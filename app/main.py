@@ -48,6 +48,7 @@ def create_app(config: Settings) -> Edge:
             Router("/api/users", route_handlers=routes.USERS, before_request=admit),
             Router("/api/moderation", route_handlers=routes.MODERATION, before_request=admit),
             Router("/api/profile", route_handlers=routes.PROFILE, before_request=admit),
+            Router("/api/users", route_handlers=routes.USERS, before_request=admit),
             *routes.SERVICE,
         ],
         exception_handlers={Exception: handle},

@@ -78,6 +78,8 @@ CATALOGUE: dict[str, Kind] = {
         422, "The message can no longer be edited.", "The time in which authors may edit is over.", "never"),
     "decision_not_possible": Kind(
         422, "This decision does not fit.", "Held ones are released or rejected, others dismissed or hidden.", "never"),
+    "block_list_full": Kind(
+        422, "No more people can be blocked.", "Unblock somebody first; `detail` says how many there can be.", "never"),
     "message_rejected": Kind(
         422, "The message was not accepted.", "A moderation rule refuses it; `detail` says why.", "never"),
     "text_rejected": Kind(

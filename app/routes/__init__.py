@@ -1,6 +1,7 @@
 """The table of contents: every route, in the order of the documentation."""
 
 from app.routes import conversations, docs, groups, health, live, messages, moderation, profile, reports
+from app.routes import conversations, docs, groups, health, live, messages, profile, users
 
 MESSAGES = (
     conversations.list_conversations,
@@ -38,4 +39,5 @@ MODERATION = (
     moderation.list_moderation_actions,
 )
 PROFILE = (profile.get_profile, profile.update_profile)
+USERS = (users.block_user, users.unblock_user, users.list_blocked)
 SERVICE = (health.live, health.ready, docs.openapi, docs.page, docs.asset)

@@ -95,7 +95,7 @@ async def mark_delivered(data: JSONBody[MarkDelivered], request: ApiRequest) -> 
     operation_id="setTyping",
     # NoContent says 204; Litestar would refuse a handler that returns something and declares it.
     status_code=200,
-    opt=problems.answers(None, {204: "The others were told."}, "not_found"),
+    opt=problems.answers(None, {204: "The others were told."}, "not_found", "account_muted", "recipient_unavailable"),
 )
 async def set_typing(request: ApiRequest) -> NoContent:
     """Tell the members on the live topic that the caller is typing; at most every few seconds makes sense."""

@@ -154,6 +154,7 @@ class OneMessage(Struct, frozen=True):
         {200: "The message as it is now."},
         "not_found",
         "account_muted",
+        "recipient_unavailable",
         "message_deleted",
         "message_rejected",
         "message_sensitive",
