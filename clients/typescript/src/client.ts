@@ -20,6 +20,7 @@ export type NewMessage = SendMessage & ({ conversationId: string } | { toUserId:
 export type NewGroup = CreateGroup & { idempotencyKey?: string };
 export type InboxQuery = Query<"/api/messages/conversations">;
 export type MembersQuery = Query<"/api/messages/conversations/{id}/members">;
+export type BlockedQuery = Query<"/api/users/blocked">;
 /** The newest page, or one place: at most one of `before`, `after` and `around`. */
 export type HistoryQuery = { limit?: number } & (
   | { before?: number | undefined; after?: never; around?: never }
@@ -129,5 +130,16 @@ export function createClient(options: ClientOptions) {
     /** Change one's own profile; what is left out stays. */
     updateProfile: (changes: UpdateProfile, options?: CallOptions) =>
       call("patch", "/api/profile", { body: changes }, options),
+
+    /** End direct contact with a person both ways, and hide their messages in groups; they are not told. */
+    blockUser: (userId: string, options?: CallOptions) =>
+      call("post", "/api/users/{id}/block", { path: { id: userId } }, options),
+
+    /** End a block; everything is as it was before. */
+    unblockUser: (userId: string, options?: CallOptions) =>
+      call("delete", "/api/users/{id}/block", { path: { id: userId } }, options),
+
+    /** A page of the people one blocks, newest first. */
+    listBlocked: (asked: BlockedQuery = {}, options?: CallOptions) => call("get", "/api/users/blocked", { query: asked }, options),
   };
 }

@@ -37,3 +37,6 @@ export const setTyping: Client["setTyping"] = (...given) => theirs().setTyping(.
 export const unreadCounts: Client["unreadCounts"] = (...given) => theirs().unreadCounts(...given);
 export const getProfile: Client["getProfile"] = (...given) => theirs().getProfile(...given);
 export const updateProfile: Client["updateProfile"] = (...given) => theirs().updateProfile(...given);
+export const blockUser: Client["blockUser"] = (...given) => theirs().blockUser(...given);
+export const unblockUser: Client["unblockUser"] = (...given) => theirs().unblockUser(...given);
+export const listBlocked: Client["listBlocked"] = (...given) => theirs().listBlocked(...given);
