@@ -53,6 +53,9 @@ REQUESTS: list[tuple[str, str, str, Any]] = [
     ("list_moderation_actions", "GET", DESK + "/actions?userId={ben}", None),
     ("get_profile", "GET", "/api/profile", None),
     ("update_profile", "PATCH", "/api/profile", {"displayName": "Ada"}),
+    ("block_user", "POST", "/api/users/{ben}/block", None),
+    ("list_blocked", "GET", "/api/users/blocked?limit=1", None),
+    ("unblock_user", "DELETE", "/api/users/{ben}/block", None),
 ]
 
 
@@ -126,6 +129,9 @@ async def ask_everything(
 def test_every_function_is_asked_for() -> None:
     handlers = (*routes.MESSAGES, *routes.USERS, *routes.MODERATION, *routes.PROFILE)
     assert {name for name, *_ in REQUESTS} == {handler.fn.__name__ for handler in handlers}
+    assert {name for name, *_ in REQUESTS} == {
+        h.fn.__name__ for h in (*routes.MESSAGES, *routes.PROFILE, *routes.USERS)
+    }
 
 
 async def test_one_call_of_the_data_api_per_request(supabase_stack: Any, person: Any, db: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from app import routes
 from app.problems import CATALOGUE
 from app.routes import conversations, groups, live, messages, moderation, profile, reports
+from app.routes import conversations, groups, live, messages, profile, users
 from app.shapes import OneConversation, Read
 
 
@@ -55,6 +56,8 @@ ROUTED = """
     message_history unread_counts get_limits sync mark_delivered set_typing get_profile update_profile
     report_message report_user list_moderation_queue get_moderation_item decide_moderation_item sanction_user
     lift_sanction moderate_hide_message moderate_restore_message undo_moderation_action list_moderation_actions
+    message_history unread_counts sync mark_delivered set_typing get_profile update_profile
+    block_user unblock_user list_blocked
 """
 
 
@@ -182,6 +185,14 @@ def test_the_desk(sql: Any, pair: Any) -> None:
     actions = ask(sql, "list_moderation_actions", user_id=ada, limit=2)
     assert actions["nextCursor"]
     equal(actions, moderation.ActionPage)
+def test_blocks(sql: Any, pair: Any) -> None:
+    equal(ask(sql, "block_user", user_id=pair[1]), users.OneBlockedUser)
+    ask(sql, "block_user", user_id="00000000-0000-4000-8000-00000000dead")
+    page = ask(sql, "list_blocked", limit=1)
+    assert page["users"] and page["nextCursor"]
+    equal(page, users.BlockedPage)
+    equal(ask(sql, "list_blocked"), users.BlockedPage)
+    equal(ask(sql, "unblock_user", user_id=pair[1]), users.Unblocked)
 
 
 def test_one_name_across_tiers(sql: Any) -> None:
@@ -195,6 +206,7 @@ def test_one_name_across_tiers(sql: Any) -> None:
     )
     everybody = (*routes.MESSAGES, *routes.USERS, *routes.MODERATION, *routes.PROFILE)
     routed = {handler.fn.__name__ for handler in everybody}
+    routed = {handler.fn.__name__ for handler in (*routes.MESSAGES, *routes.PROFILE, *routes.USERS)}
     assert set(found) == routed == set(ROUTED.split())
 
 

@@ -12,6 +12,7 @@ MIGRATIONS = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
 # Everything an API role may do. What is not listed here is granted to nobody.
 API = {
     "add_members": "p_conversation_id uuid, p_user_ids uuid[], p_role text",
+    "block_user": "p_user_id uuid",
     "create_group": "p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid",
     "decide_moderation_item": "p_item_id uuid, p_decision text, p_note text",
     "delete_message": "p_message_id uuid",
@@ -21,6 +22,7 @@ API = {
     "get_moderation_item": "p_item_id uuid",
     "get_profile": "",
     "lift_sanction": "p_sanction_id uuid, p_note text",
+    "list_blocked": "p_limit integer, p_cursor text",
     "list_conversations": "p_limit integer, p_offset integer",
     "list_inbox": "p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text",
     "list_members": "p_conversation_id uuid, p_limit integer, p_cursor text",
@@ -41,6 +43,7 @@ API = {
     "set_typing": "p_conversation_id uuid",
     "sync": "p_cursor text, p_limit integer",
     "undo_moderation_action": "p_action_id uuid, p_note text",
+    "unblock_user": "p_user_id uuid",
     "unread_counts": "",
     "update_conversation": "p_conversation_id uuid, p_changes jsonb",
     "update_profile": "p_changes jsonb",
