@@ -73,6 +73,31 @@ class TestMessages:
         assert last["message"]["body"] is None and last["unreadTotal"] == 0
         assert "'one'" not in str(last) and "'two'" not in str(last)
 
+    def test_hidden_from_who_blocks_the_author_in_a_group(self, db, new_person):
+        ann, bob, cyd = new_person(), new_person(), new_person()
+        there = call(db, cyd.id, "create_group", title="Crew", member_ids=[ann.id, bob.id])["conversation"]["id"]
+        call(db, ann.id, "block_user", user_id=bob.id)
+        sent = call(db, bob.id, "send_message", body="'one'", conversation_id=there)["message"]
+        call(db, bob.id, "edit_message", message_id=sent["id"], body="'two'")
+        call(db, bob.id, "delete_message", message_id=sent["id"])
+        for person in (bob, cyd):
+            told = [event["message"] for event in events(db, person) if "message" in event]
+            assert [(m["state"], m["body"]) for m in told] == [
+                ("visible", "'one'"),
+                ("visible", "'two'"),
+                ("deleted", None),
+            ]
+        told = [event for event in events(db, ann) if "message" in event]
+        assert [(e["message"]["state"], e["message"]["body"], e["unreadTotal"]) for e in told] == [
+            ("hidden", None, 0)
+        ] * 3
+        assert "'one'" not in str(told) and "'two'" not in str(told)
+        # What the two wrote to each other directly stays as it was.
+        direct = call(db, cyd.id, "send_message", body="hi", to_user_id=ann.id)["message"]
+        call(db, ann.id, "block_user", user_id=cyd.id)
+        call(db, cyd.id, "delete_message", message_id=direct["id"])
+        assert events(db, ann)[-1]["message"]["state"] == "deleted"
+
     def test_a_refused_send_tells_nobody(self, db, new_person):
         ann, bob = new_person(), new_person()
         sent = call(db, ann.id, "send_message", body="hi", to_user_id=bob.id)

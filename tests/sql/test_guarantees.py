@@ -198,7 +198,11 @@ class TestMixedLoad:
                 me, other = chance.sample(people, 2)
                 what = chance.random()
                 try:
-                    if what < 0.35:
+                    if what < 0.03:
+                        call(conn, me.id, "block_user", user_id=other.id)
+                    elif what < 0.08:
+                        call(conn, me.id, "unblock_user", user_id=other.id)
+                    elif what < 0.35:
                         call(conn, me.id, "send_message", body=f"{seed} {step}", to_user_id=other.id,
                              gig_id=chance.choice([None, uuid.UUID(int=7)]))  # fmt: skip
                     elif what < 0.5:
@@ -260,7 +264,7 @@ class TestMixedLoad:
             return said
 
         said = sum(together(url, [lambda conn, s=s: work(conn, s) for s in range(8)]), Counter())
-        # Not a member any more, not an admin, deleted meanwhile, too fast: answers, not accidents.
+        # Not a member any more, not an admin, blocked, deleted meanwhile, too fast: answers, not accidents.
         answers = ("done", "PT403", "PT404", "PT409", "PT429")
         unexpected = {state: n for state, n in said.items() if state not in answers}
         assert unexpected == {}, "deadlocks (40P01), time-outs or anything else that is not an answer of ours"
