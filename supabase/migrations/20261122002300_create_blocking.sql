@@ -1,7 +1,7 @@
 -- Purpose:   people block others and unblock them, and see whom they block.
 -- Consumers: POST and DELETE /api/users/{id}/block, GET /api/users/blocked; direct callers of the same RPCs; the end of an account.
--- Locks:     share row exclusive on auth.users for the two triggers. At run time, in this order: the caller's pace row, the advisory
---            lock of the pair, their direct conversations by id, the caller's head, the caller's members.
+-- Locks:     share row exclusive on auth.users for the two triggers. At run time, in this order: the advisory lock of the
+--            pair, their direct conversations by id, the caller's head, the caller's members.
 -- Undo:      drop function private.forget_blocks() cascade;
 --            drop function public.list_blocked(integer, text); drop function private.list_blocked(integer, text);
 --            drop function public.unblock_user(uuid); drop function private.unblock_user(uuid);
@@ -78,8 +78,6 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'Somebody else must be named.', hint = '/id';
     end if;
-    -- One block, unblock or send of a person at a time, so that the limit of blocks is exact.
-    perform private.lock_pace(p_me, 'send');
     -- No first message slips past, nor one to a conversation there is: a send asks about blocks under one of these locks.
     perform private.lock_pair(p_me, p_user_id);
     perform 1
@@ -87,7 +85,8 @@ begin
     where c.kind = 'direct' and c.direct_low = least(p_me, p_user_id) and c.direct_high = greatest(p_me, p_user_id)
     order by c.id
     for no key update;
-    -- Groups need no lock: whatever counts a message for somebody, or makes them a member, holds their head.
+    -- Groups need no lock: whatever counts a message for somebody, or makes them a member, holds their head. It also makes one
+    -- person's blocks wait for each other, so that their limit is exact.
     perform private.create_heads(array[p_me]);
     perform private.lock_heads(array[p_me]);
 end;

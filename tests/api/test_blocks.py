@@ -103,10 +103,11 @@ def test_no_way_round_through_a_group(person: Any, group: Any, http: Any, refuse
     crew = group(ben)["id"]
     http.post(path(ben.id), headers=ada.headers)
     unknown = str(uuid.uuid4())
+    people = (ada.id, unknown)
     for made in (
-        [http.post(f"{LIST}/group", headers=ben.headers, json={"title": "x", "memberIds": [who]}) for who in (ada.id, unknown)],
-        [http.post(f"{LIST}/{crew}/members", headers=ben.headers, json={"userIds": [who]}) for who in (ada.id, unknown)],
-    ):  # fmt: skip
+        [http.post(f"{LIST}/group", headers=ben.headers, json={"title": "x", "memberIds": [who]}) for who in people],
+        [http.post(f"{LIST}/{crew}/members", headers=ben.headers, json={"userIds": [who]}) for who in people],
+    ):
         said = [refused(answer, 403, "recipient_unavailable") for answer in made]
         for document in said:
             del document["requestId"], document["instance"]

@@ -558,33 +558,38 @@ class TestAtTheSameTime:
             conn.execute("select 1")
             yield conn
 
-    @pytest.mark.parametrize("is_new", [True, False])
-    @pytest.mark.parametrize("is_blocker", [True, False])
-    def test_block_first(self, db, supabase_stack, other, new_person, is_new, is_blocker):
+    @pytest.fixture(params=["first message", "conversation there is", "another conversation"])
+    def target(self, request, db, new_person):
+        """Ann, Bob and how Bob writes to Ann."""
         ann, bob = new_person(), new_person()
-        if not is_new:
+        if request.param != "first message":
             send(db, bob, to_user_id=ann.id)
+        gig_id = uuid.uuid4() if request.param == "another conversation" else None
+        return ann, bob, {"to_user_id": ann.id, "gig_id": gig_id}
+
+    @pytest.mark.parametrize("is_blocker", [True, False])
+    def test_block_first(self, db, supabase_stack, other, target, is_blocker):
+        ann, bob, how = target
         blocker, blocked = (bob, ann) if is_blocker else (ann, bob)
+        count = "select count(*) from public.messages where from_user_id = %s"
+        before = db.execute(count, [bob.id]).fetchone()
         block(other, blocker, blocked)
-        with Meanwhile(supabase_stack.database_url, db, lambda conn: send(conn, bob, to_user_id=ann.id)) as late:
+        with Meanwhile(supabase_stack.database_url, db, lambda conn: send(conn, bob, **how)) as late:
             other.commit()
         assert late.was_refused(), late.result
-        there = db.execute("select count(*) from public.messages where from_user_id = %s", [bob.id]).fetchone()
-        assert there == (0 if is_new else 1,)
+        assert db.execute(count, [bob.id]).fetchone() == before
 
-    @pytest.mark.parametrize("is_new", [True, False])
     @pytest.mark.parametrize("is_blocker", [True, False])
-    def test_message_first(self, db, supabase_stack, other, new_person, is_new, is_blocker):
-        ann, bob = new_person(), new_person()
-        if not is_new:
-            send(db, bob, to_user_id=ann.id)
+    def test_message_first(self, db, supabase_stack, other, target, is_blocker):
+        ann, bob, how = target
         blocker, blocked = (bob, ann) if is_blocker else (ann, bob)
-        there = send(other, bob, to_user_id=ann.id)["conversation"]["id"]
+        there = send(other, bob, **how)["conversation"]["id"]
         with Meanwhile(supabase_stack.database_url, db, lambda conn: block(conn, blocker, blocked)) as late:
             other.commit()
         assert late.result["id"] == blocked.id
         assert late.result["isFallback"] is False, "the conversation it waited for is seen"
-        assert events(db, blocker)[-1]["conversation"]["canSend"] is False
+        told = [event for event in events(db, blocker) if event["conversationId"] == there]
+        assert told[-1]["conversation"]["canSend"] is False
         with refused(*UNAVAILABLE):
             send(db, bob, conversation_id=there)
         check_everything(db, [ann.id, bob.id])
@@ -633,6 +638,21 @@ class TestAtTheSameTime:
             other.commit()
         assert late.result["id"] == bob.id
         assert shown(db, ann, room)["unreadCount"] == 0
+        check_everything(db, [ann.id, bob.id, cyd.id])
+
+    def test_nor_one_that_is_made_while_a_block_is_not_committed(self, db, supabase_stack, other, new_person):
+        ann, bob, cyd = new_person(), new_person(), new_person()
+        crew(db, ann)
+        block(other, ann, bob)
+
+        def meet(conn):
+            room = crew(conn, cyd, ann, bob)
+            send(conn, bob, conversation_id=room)
+            return room
+
+        with Meanwhile(supabase_stack.database_url, db, meet) as late:
+            other.commit()
+        assert shown(db, ann, late.result)["unreadCount"] == 0
         check_everything(db, [ann.id, bob.id, cyd.id])
 
 
