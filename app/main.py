@@ -44,11 +44,7 @@ def create_app(config: Settings) -> Edge:
 
     app = Litestar(
         route_handlers=[
-            Router("/api/messages", route_handlers=routes.MESSAGES, before_request=admit),
-            Router("/api/users", route_handlers=routes.USERS, before_request=admit),
-            Router("/api/moderation", route_handlers=routes.MODERATION, before_request=admit),
-            Router("/api/profile", route_handlers=routes.PROFILE, before_request=admit),
-            Router("/api/users", route_handlers=routes.USERS, before_request=admit),
+            *(Router(path, route_handlers=handlers, before_request=admit) for path, handlers in routes.API.items()),
             *routes.SERVICE,
         ],
         exception_handlers={Exception: handle},

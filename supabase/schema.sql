@@ -61,6 +61,38 @@ $$;
 
 COMMENT ON FUNCTION private.account_is_active(p_user_id uuid) IS 'Definer, because only it may read Auth''s table. Whether the account exists, is neither deleted nor banned in Auth, nor suspended.';
 
+CREATE FUNCTION private.action_json(p_action_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return (
+        select jsonb_build_object(
+            'id', a.id,
+            'moderator', case when a.moderator_id is not null then private.profile_json(a.moderator_id) end,
+            'action', a.action,
+            'itemId', a.item_id,
+            'user', case when a.user_id is not null then private.profile_json(a.user_id) end,
+            'messageId', a.message_id,
+            'sanctionId', a.sanction_id,
+            'note', a.note,
+            'details', a.details,
+            'undoes', a.undoes,
+            'undoneBy', (
+                select u.id
+                from private.moderation_actions as u
+                where u.undoes = a.id
+            ),
+            'createdAt', private.iso_time(a.created_at)
+        )
+        from private.moderation_actions as a
+        where a.id = p_action_id
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.action_json(p_action_id uuid) IS 'Shape Action: one line of the audit log. For moderators.';
+
 CREATE FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -183,14 +215,19 @@ declare
     v_position bigint;
     v_card constant jsonb := private.profile_json(p_user_id);
 begin
-    -- The other people of the person's fifty liveliest direct conversations, and the person's own devices. Everybody else
-    -- meets the new card with the next answer it is part of.
+    -- The other people of the person's fifty liveliest direct conversations, and the person's own devices. Everybody else, and
+    -- whoever is on either side of a block, meets the new card with the next answer it is part of.
     select array_agg(t.conversation_id), array_agg(distinct t.other_id) into v_rooms, v_people
     from (
         select m.conversation_id, case c.direct_low when p_user_id then c.direct_high else c.direct_low end as other_id
         from public.conversation_members as m
         inner join public.conversations as c on m.conversation_id = c.id
-        where m.user_id = p_user_id and m.left_at is null and not m.is_archived and c.kind = 'direct'
+        where
+            m.user_id = p_user_id
+            and m.left_at is null
+            and not m.is_archived
+            and c.kind = 'direct'
+            and not private.is_blocked_pair(p_user_id, private.direct_other(c, p_user_id))
         order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
         limit 50
     ) as t;
@@ -216,6 +253,36 @@ $$;
 
 COMMENT ON FUNCTION private.announce_profile(p_user_id uuid) IS 'Tells those who see a person most that the card changed: profile.updated, one event each.';
 
+CREATE FUNCTION private.apply_block(p_me uuid, p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_shared public.conversations;
+    v_position bigint;
+begin
+    -- Also the groups the other has left: their messages are still there.
+    for v_shared in
+        select c.*
+        from public.conversation_members as me
+        inner join public.conversation_members as o on me.conversation_id = o.conversation_id
+        inner join public.conversations as c on me.conversation_id = c.id
+        where me.user_id = p_me and me.left_at is null and o.user_id = p_user_id
+        order by c.id
+    loop
+        v_position := private.move_heads(array[p_me], v_shared.position);
+        update public.conversation_members as m
+        set
+            changed_position = v_position,
+            unread_count = private.unread_count(v_shared.id, p_me, greatest(m.last_read_seq, m.visible_from_seq - 1))
+        where m.conversation_id = v_shared.id and m.user_id = p_me;
+        perform private.emit('conversation.updated', v_shared.id, array[p_me], null, null);
+    end loop;
+end;
+$$;
+
+COMMENT ON FUNCTION private.apply_block(p_me uuid, p_user_id uuid) IS 'After a block was made or ended: counts p_me''s unread anew in all they share with p_user_id, and tells p_me''s own devices.';
+
 CREATE FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -240,6 +307,65 @@ end;
 $_$;
 
 COMMENT ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) IS 'Whether this is an https URL in ASCII, or the public URL of an object of that person''s own in the bucket avatars.';
+
+CREATE FUNCTION private.block_user(p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_account();
+    v_block private.blocks;
+    v_count_max integer;
+begin
+    perform private.lock_block(v_me, p_user_id);
+    select b.* into v_block
+    from private.blocks as b
+    where b.blocker_id = v_me and b.blocked_id = p_user_id;
+    if not found then
+        select s.block_count_max into v_count_max from private.settings as s;
+        if (select count(*) from private.blocks as b where b.blocker_id = v_me) >= v_count_max then
+            raise sqlstate 'PT422' using
+                message = 'block_list_full', detail = format('One person can block at most %s others.', v_count_max);
+        end if;
+        insert into private.blocks (blocker_id, blocked_id) values (v_me, p_user_id) returning * into v_block;
+        perform private.apply_block(v_me, p_user_id);
+    end if;
+    return jsonb_build_object('user', private.blocked_user_json(v_block));
+end;
+$$;
+
+COMMENT ON FUNCTION private.block_user(p_user_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.block_user.';
+
+CREATE TABLE private.blocks (
+    blocker_id uuid NOT NULL,
+    blocked_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT blocks_blocked_id_check CHECK ((blocked_id <> blocker_id))
+);
+
+COMMENT ON TABLE private.blocks IS 'Ends contact both ways: neither can write to the other directly, type to them or see whether they are there. Never announced.';
+
+COMMENT ON COLUMN private.blocks.blocker_id IS 'auth.users.id of who does not want to hear from the other.';
+
+COMMENT ON COLUMN private.blocks.blocked_id IS 'auth.users.id of the other.';
+
+COMMENT ON COLUMN private.blocks.created_at IS 'When.';
+
+CREATE FUNCTION private.blocked_user_json(p_block private.blocks) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return case
+        when private.have_met(p_block.blocker_id, p_block.blocked_id) then private.profile_json(p_block.blocked_id)
+        -- The card of nobody: it does not say whether there is such a person.
+        else private.profile_json(null)
+    end || jsonb_build_object('id', p_block.blocked_id, 'blockedAt', private.iso_time(p_block.created_at));
+end;
+$$;
+
+COMMENT ON FUNCTION private.blocked_user_json(p_block private.blocks) IS 'Shape BlockedUser: Profile with blockedAt; the fallback card for people the blocker has never been in a conversation with.';
 
 CREATE FUNCTION private.blockers_among(p_user_ids uuid[], p_blocked_id uuid) RETURNS uuid[]
     LANGUAGE plpgsql STABLE
@@ -534,6 +660,65 @@ $$;
 
 COMMENT ON FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) IS 'Raises PT429 rate_limited (hint: whole seconds to wait) when the window that ends now is full.';
 
+CREATE FUNCTION private.claim_classifications(p_limit integer, p_lease_s integer) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_lease uuid;
+    v_job private.classifier_jobs;
+    v_message public.messages;
+    v_jobs jsonb := '[]';
+begin
+    if p_limit is null or p_limit not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'Between 1 and 100 messages can be claimed at once.', hint = '/limit';
+    end if;
+    if p_lease_s is null or p_lease_s not between 1 and 900 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'A lease lasts between 1 and 900 seconds.', hint = '/leaseS';
+    end if;
+    if exists (select 1 from private.settings as s where s.classifier_mode = 'off') then
+        return jsonb_build_object('jobs', v_jobs);
+    end if;
+    for v_job in
+        select j.*
+        from private.classifier_jobs as j
+        where coalesce(j.leased_until, j.run_at) <= v_now
+        order by coalesce(j.leased_until, j.run_at)
+        limit p_limit
+        for update skip locked
+    loop
+        select m.* into v_message from public.messages as m where m.id = v_job.message_id;
+        if v_message.id is null or v_message.state <> 'visible' or v_message.is_sensitive then
+            delete from private.classifier_jobs as j where j.message_id = v_job.message_id;
+            continue;
+        end if;
+        v_lease := gen_random_uuid();
+        update private.classifier_jobs as j
+        set event_seq = v_message.event_seq, lease = v_lease, leased_until = v_now + make_interval(secs => p_lease_s)
+        where j.message_id = v_job.message_id;
+        v_jobs := v_jobs || jsonb_build_object(
+            'lease', v_lease,
+            'attempt', v_job.attempts + 1,
+            'reason', v_job.reason,
+            'messageId', v_message.id,
+            'eventSeq', v_message.event_seq,
+            'conversationId', v_message.conversation_id,
+            'fromUserId', v_message.from_user_id,
+            'gigId', v_message.gig_id,
+            'body', v_message.body,
+            'createdAt', private.iso_time(v_message.created_at)
+        );
+    end loop;
+    return jsonb_build_object('jobs', v_jobs);
+end;
+$$;
+
+COMMENT ON FUNCTION private.claim_classifications(p_limit integer, p_lease_s integer) IS 'Definer, because jobs are private; granted to service_role only. See public.claim_classifications.';
+
 CREATE FUNCTION private.compile_moderation() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -807,6 +992,19 @@ $$;
 
 COMMENT ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) IS 'Shape Conversation as p_user_id sees it. The caller has checked that p_user_id is a member.';
 
+CREATE FUNCTION private.count_classification(p_outcome text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    insert into private.classifier_totals as t (day, outcome, total)
+    values ((clock_timestamp() at time zone 'utc')::date, p_outcome, 1)
+    on conflict (day, outcome) do update set total = t.total + 1;
+end;
+$$;
+
+COMMENT ON FUNCTION private.count_classification(p_outcome text) IS 'Counts one message that is done with. All workers count in the same rows, so this comes last in a transaction.';
+
 CREATE FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -911,6 +1109,92 @@ $$;
 
 COMMENT ON FUNCTION private.create_profile() IS 'Definer, because Auth''s role may not write our tables. Trigger on auth.users.';
 
+CREATE FUNCTION private.decide_moderation_item(p_item_id uuid, p_decision text, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_moderator();
+    v_note constant text := private.note_of(p_note, '/note');
+    v_item private.moderation_items;
+    v_action_id uuid;
+    v_decider_id uuid;
+    v_outcome text;
+begin
+    if p_decision is null or p_decision not in ('dismiss', 'hide', 'release', 'reject') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'decision must be dismiss, hide, release or reject.', hint = '/decision';
+    end if;
+    select i.* into v_item from private.moderation_items as i where i.id = p_item_id;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such item.';
+    end if;
+    if v_item.user_id = v_me then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Others decide what is about oneself.';
+    end if;
+    perform private.lock_desk(v_item.user_id);
+    -- As it is under the lock; every decision takes it first.
+    select i.* into v_item from private.moderation_items as i where i.id = p_item_id;
+    if v_item.status = 'decided' then
+        select a.id, a.moderator_id into v_action_id, v_decider_id
+        from private.moderation_actions as a
+        where a.item_id = p_item_id and a.action = v_item.decision
+        order by a.id desc
+        limit 1;
+        if v_item.decision <> p_decision or v_decider_id is distinct from v_me then
+            raise sqlstate 'PT409' using
+                message = 'already_decided', detail = format('This item has been decided: %s.', v_item.decision);
+        end if;
+        return jsonb_build_object('item', private.item_json(v_item), 'action', private.action_json(v_action_id));
+    end if;
+    if
+        (v_item.kind = 'held') <> (p_decision in ('release', 'reject'))
+        or (p_decision = 'hide' and v_item.message_id is null)
+    then
+        raise sqlstate 'PT422' using
+            message = 'decision_not_possible',
+            detail = case
+                when v_item.kind = 'held' then 'A held message is released or rejected.'
+                when v_item.message_id is null then 'A report about a person is dismissed; sanctions are imposed on their own.'
+                else 'Only held messages are released or rejected; others are dismissed or hidden.'
+            end;
+    end if;
+
+    case p_decision
+        when 'hide' then
+            perform private.switch_message(v_item.message_id, 'hidden');
+        when 'release' then
+            v_outcome := private.release_pending(v_item.message_id);
+        when 'reject' then
+            v_outcome := case when private.reject_pending(v_item.message_id) then 'rejected' else 'gone' end;
+        else
+            null;
+    end case;
+    if v_outcome = 'undeliverable' then
+        raise sqlstate 'PT422' using
+            message = 'decision_not_possible',
+            detail = 'Author or recipient is not there any more, or they have blocked each other; it can be rejected.';
+    elsif v_outcome = 'gone' then
+        raise sqlstate 'PT409' using message = 'already_decided', detail = 'Its author has withdrawn the message.';
+    end if;
+    -- The row of the queue comes last. A report that joins it at this moment is committed first and closed with the others.
+    update private.moderation_items as i
+    set status = 'decided', decided_at = clock_timestamp(), decision = p_decision
+    where i.id = p_item_id
+    returning * into v_item;
+    update private.reports as r
+    set status = 'closed', closed_at = v_item.decided_at
+    where r.item_id = p_item_id and r.status = 'open';
+    v_action_id := private.record_action(
+        v_me, p_decision, p_item_id, v_item.user_id, v_item.message_id, null, v_note, '{}', null
+    );
+    return jsonb_build_object('item', private.item_json(v_item), 'action', private.action_json(v_action_id));
+end;
+$$;
+
+COMMENT ON FUNCTION private.decide_moderation_item(p_item_id uuid, p_decision text, p_note text) IS 'Definer, because no API role may write our tables; for moderators only. See public.decide_moderation_item.';
+
 CREATE FUNCTION private.delete_message(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -947,6 +1231,77 @@ $$;
 
 COMMENT ON FUNCTION private.delete_message(p_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.delete_message.';
 
+CREATE FUNCTION private.desk_message(p_message_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_message public.messages;
+    v_pending private.pending_messages;
+    v_json jsonb;
+begin
+    select m.* into v_message from public.messages as m where m.id = p_message_id;
+    if found then
+        v_json := private.desk_page(v_message.conversation_id, v_message.seq, v_message.seq + 1) -> 0;
+    else
+        select p.* into v_pending from private.pending_messages as p where p.message_id = p_message_id;
+        if not found then
+            return null;
+        end if;
+        v_message.id := p_message_id;
+        v_message.body := v_pending.body;
+        v_message.is_sensitive := v_pending.is_sensitive;
+        v_json := private.pending_json(v_pending) || jsonb_build_object('original', private.original_json(v_message));
+    end if;
+    return v_json || jsonb_build_object('versions', coalesce((
+        select jsonb_agg(
+            jsonb_build_object('version', v.version, 'body', v.body, 'replacedAt', private.iso_time(v.replaced_at))
+            order by v.version
+        )
+        from (
+            select t.version, t.body, t.replaced_at
+            from private.message_versions as t
+            where t.message_id = p_message_id
+            order by t.version desc
+            limit 20
+        ) as v
+    ), '[]'::jsonb));
+end;
+$$;
+
+COMMENT ON FUNCTION private.desk_message(p_message_id uuid) IS 'Shape DeskMessage: a message or a held one as it really is, with its newest twenty earlier texts; null when there is none. For moderators.';
+
+CREATE FUNCTION private.desk_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return coalesce((
+        select jsonb_agg(
+            page.message || jsonb_build_object('original', private.original_json(m))
+            order by m.seq
+        )
+        from jsonb_array_elements(
+            private.message_page(null, p_conversation_id, p_from_seq, p_before_seq, 100)
+        ) as page (message)
+        inner join public.messages as m on (page.message ->> 'id')::uuid = m.id
+    ), '[]'::jsonb);
+end;
+$$;
+
+COMMENT ON FUNCTION private.desk_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint) IS 'Messages with p_from_seq <= seq < p_before_seq (at most 100) as an ascending array of Message with original: what a covered or hidden one really says. For moderators.';
+
+CREATE FUNCTION private.direct_other(p_conversation public.conversations, p_user_id uuid) RETURNS uuid
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return case p_conversation.direct_low when p_user_id then p_conversation.direct_high else p_conversation.direct_low end;
+end;
+$$;
+
+COMMENT ON FUNCTION private.direct_other(p_conversation public.conversations, p_user_id uuid) IS 'The other person of a direct conversation; null in groups, where nobody is cut off from anybody.';
+
 CREATE FUNCTION private.edit_message(p_message_id uuid, p_body text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -979,6 +1334,13 @@ begin
             raise sqlstate 'PT422' using
                 message = 'edit_window_closed',
                 detail = format('A message can be edited for %s seconds.', v_settings.edit_window_s);
+        end if;
+        -- New words in an old message reach the other like a new one. Under the conversation's lock, like a send.
+        if
+            v_message.to_user_id is not null
+            and (not private.account_is_active(v_message.to_user_id) or private.is_blocked_pair(v_me, v_message.to_user_id))
+        then
+            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
         perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
         v_verdict := private.judge_text(v_body, (
@@ -1041,7 +1403,12 @@ begin
                     then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
                 else '{}'
             end
-            || case when v_message is not null then jsonb_build_object('message', v_message) else '{}' end
+            || case when v_message is not null then jsonb_build_object('message', v_message || case
+                -- As in message_page: in a group one does not read whom one has blocked.
+                when v_conversation.kind = 'group' and private.has_blocked(v_user_id, (v_message ->> 'fromUserId')::uuid)
+                    then '{"body": null, "state": "hidden"}'::jsonb
+                else '{}'
+            end) else '{}' end
             || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
         );
     end loop;
@@ -1096,6 +1463,34 @@ $$;
 
 COMMENT ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) IS 'Ends somebody''s membership of a group the caller of this function has locked, and finds a new owner when need be.';
 
+CREATE FUNCTION private.enqueue_classification(p_message_id uuid, p_mode text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    if p_mode = 'off' then
+        return;
+    end if;
+    if p_mode is null and exists (select 1 from private.settings as s where s.classifier_mode = 'off') then
+        return;
+    end if;
+    -- A sensitive text is not in the database, and leaves the service for nobody.
+    insert into private.classifier_jobs (message_id, event_seq, reason)
+    select
+        m.id,
+        m.event_seq,
+        case when m.edited_at is null then 'created' else 'edited' end
+    from public.messages as m
+    where m.id = p_message_id and m.state = 'visible' and not m.is_sensitive
+    on conflict (message_id) do update
+        set
+            event_seq = excluded.event_seq, reason = excluded.reason, attempts = 0, last_error = null,
+            run_at = excluded.run_at, leased_until = null, lease = null, created_at = excluded.created_at;
+end;
+$$;
+
+COMMENT ON FUNCTION private.enqueue_classification(p_message_id uuid, p_mode text) IS 'Queues a message for the classifier, or once more after an edit; nothing when the mode is off or the message is sensitive. p_mode: settings.classifier_mode, for callers who hold the settings. They hold the conversation''s lock, too, and have written the message.';
+
 CREATE FUNCTION private.envelope_json(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1120,6 +1515,121 @@ $$;
 
 COMMENT ON FUNCTION private.envelope_json(p_message_id uuid) IS 'What the service needs to open a sensitive message; null without one. Stands as `envelope` beside `body` in what members are answered, never in events.';
 
+CREATE FUNCTION private.fail_classification(p_message_id uuid, p_lease uuid, p_error text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $_$
+declare
+    v_settings private.settings;
+    v_message public.messages;
+    v_details jsonb;
+begin
+    if p_error is null or p_error !~ '^[a-z0-9_]{1,40}$' then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The error is one word.', hint = '/error';
+    end if;
+    select s.* into v_settings from private.settings as s;
+    -- 10 s, 20 s, 40 s ... at most an hour, each a quarter more or less, so that not all come back at once.
+    update private.classifier_jobs as j
+    set
+        attempts = j.attempts + 1,
+        last_error = p_error,
+        run_at = clock_timestamp() + make_interval(secs => least(3600, 10 * 2 ^ j.attempts) * (0.75 + random() / 2)),
+        leased_until = null,
+        lease = null
+    where
+        j.message_id = p_message_id
+        and j.lease = p_lease
+        and (v_settings.classifier_mode = 'off' or j.attempts + 1 < v_settings.classifier_attempts_max);
+    if found then
+        return jsonb_build_object('result', 'retry');
+    end if;
+
+    v_message := private.lock_classification(p_message_id, p_lease);
+    if v_message.id is null then
+        return jsonb_build_object('result', 'outdated');
+    end if;
+    delete from private.classifier_jobs as j where j.message_id = p_message_id;
+    if v_settings.classifier_mode = 'closed' then
+        v_details := jsonb_build_object('action', null, 'error', p_error, 'eventSeq', v_message.event_seq);
+        perform private.record_action(
+            null, 'unclassified_hidden', private.queue_classified(v_message, v_details),
+            v_message.from_user_id, v_message.id, null, null, v_details, null
+        );
+        perform private.hide_message(v_message.id);
+        perform private.count_classification('unclassified_hidden');
+        return jsonb_build_object('result', 'hidden');
+    end if;
+    perform private.count_classification('unclassified_shown');
+    return jsonb_build_object('result', 'shown');
+end;
+$_$;
+
+COMMENT ON FUNCTION private.fail_classification(p_message_id uuid, p_lease uuid, p_error text) IS 'Definer, because no API role may write our tables; granted to service_role only. See public.fail_classification.';
+
+CREATE FUNCTION private.file_report(p_me uuid, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_reason text, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_settings private.settings;
+    v_report private.reports;
+    v_is_created boolean := false;
+begin
+    if
+        p_reason is null or p_reason not in (
+            'spam', 'scam', 'harassment', 'hate', 'sexual', 'violence', 'off_platform', 'impersonation', 'illegal', 'other'
+        )
+    then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'reason must be one of the documented words.', hint = '/reason';
+    end if;
+    -- One report of a person at a time: a repetition finds the first one.
+    perform private.lock_pace(p_me, 'report');
+    select r.* into v_report
+    from private.reports as r
+    where
+        r.reporter_id = p_me
+        and coalesce(r.message_id, r.user_id) = coalesce(p_message_id, p_user_id)
+        and r.status = 'open';
+    if not found then
+        select s.* into v_settings from private.settings as s;
+        perform private.take_pace(p_me, 'report', v_settings.report_count_max, v_settings.report_window_s);
+        v_report.evidence := case
+            when p_message_id is null then private.user_evidence(p_me, p_user_id)
+            else private.message_evidence(p_message_id)
+        end;
+        -- Locked last by everything that touches the queue, so nobody who holds it waits for anything.
+        v_report.item_id := private.open_item(
+            case when p_message_id is null then 'user_report' else 'message_report' end,
+            p_user_id, p_conversation_id, p_message_id, '{}'
+        );
+        insert into private.reports (item_id, reporter_id, kind, message_id, user_id, reason, note, evidence)
+        values (
+            v_report.item_id, p_me, case when p_message_id is null then 'user' else 'message' end, p_message_id, p_user_id,
+            p_reason, p_note, v_report.evidence
+        )
+        returning * into v_report;
+        update private.moderation_items as i
+        set details = i.details || jsonb_build_object('reasons', (
+            select jsonb_object_agg(t.reason, t.people)
+            from (
+                select r.reason, count(*) as people
+                from private.reports as r
+                where r.item_id = v_report.item_id
+                group by r.reason
+            ) as t
+        ))
+        where i.id = v_report.item_id;
+        v_is_created := true;
+    end if;
+    return jsonb_build_object('report', private.report_json(v_report), 'created', v_is_created);
+end;
+$$;
+
+COMMENT ON FUNCTION private.file_report(p_me uuid, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_reason text, p_note text) IS 'Keeps a report with its evidence and puts it before the moderators, or finds the open one. The caller has checked that p_me may know of the thing. Raises PT400 validation_failed, PT429 rate_limited.';
+
 CREATE FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1138,6 +1648,92 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) IS 'The direct conversation of two people about a gig (or none), if there is one.';
+
+CREATE FUNCTION private.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_action constant text := p_outcome ->> 'action';
+    v_label constant text := private.normalize_line(p_outcome ->> 'label');
+    v_details jsonb;
+    v_message public.messages;
+    v_item_id uuid;
+begin
+    if v_action is null or v_action not in ('allow', 'warn', 'hide', 'review') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The action is allow, warn, hide or review.', hint = '/outcome/action';
+    end if;
+    if
+        jsonb_typeof(p_outcome -> 'label') not in ('string', 'null')
+        or char_length(v_label) not between 1 and 64
+        or (v_action = 'warn' and v_label is null)
+    then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'A label has 1 to 64 characters; a warning needs one.', hint = '/outcome/label';
+    end if;
+    if
+        jsonb_typeof(p_outcome -> 'score') not in ('number', 'null')
+        or jsonb_typeof(p_outcome -> 'model') not in ('string', 'null')
+        or char_length(p_outcome ->> 'model') > 64
+    then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'The score is a number, the model a string of at most 64 characters.', hint = '/outcome';
+    end if;
+
+    if exists (select 1 from private.settings as s where s.classifier_mode = 'off') then
+        -- Whoever switches it off wants nothing more to happen from now on. Asked again when it is on.
+        update private.classifier_jobs as j
+        set leased_until = null, lease = null
+        where j.message_id = p_message_id and j.lease = p_lease;
+        return jsonb_build_object('result', 'off');
+    end if;
+    v_message := private.lock_classification(p_message_id, p_lease);
+    if v_message.id is null then
+        return jsonb_build_object('result', 'outdated');
+    end if;
+    v_details := jsonb_build_object(
+        'action', v_action,
+        'label', v_label,
+        'score', p_outcome -> 'score',
+        'model', p_outcome ->> 'model',
+        'eventSeq', v_message.event_seq
+    );
+    delete from private.classifier_jobs as j where j.message_id = p_message_id;
+    if v_action in ('hide', 'review') then
+        v_item_id := private.queue_classified(v_message, v_details);
+    end if;
+    if v_action in ('hide', 'warn') then
+        perform private.record_action(
+            null, case v_action when 'hide' then 'classifier_hid' else 'classifier_warned' end,
+            v_item_id, v_message.from_user_id, v_message.id, null, null, v_details, null
+        );
+    end if;
+    if v_action = 'hide' then
+        perform private.hide_message(v_message.id);
+    elsif v_action = 'warn' then
+        perform private.warn_message(v_message, v_label);
+    end if;
+    perform private.count_classification(v_action);
+    return jsonb_build_object('result', 'done');
+end;
+$$;
+
+COMMENT ON FUNCTION private.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) IS 'Definer, because no API role may write our tables; granted to service_role only. See public.finish_classification.';
+
+CREATE FUNCTION private.forget_blocks() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+    -- Not those others have made: what they do not want to read stays hidden from them.
+    delete from private.blocks as b where b.blocker_id = old.id;
+    return null;
+end;
+$$;
+
+COMMENT ON FUNCTION private.forget_blocks() IS 'Definer, because Auth''s role may not write our tables. Trigger on auth.users: an ended account blocks nobody.';
 
 CREATE FUNCTION private.forget_profile() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1215,6 +1811,152 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.get_limits() IS 'Definer, because paces and settings are private; reads for auth.uid() only. See public.get_limits.';
+
+CREATE FUNCTION private.get_moderation_item(p_item_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_moderator();
+    v_item private.moderation_items;
+    v_message jsonb;
+    v_renewed jsonb := '{}';
+    v_from bigint;
+    v_to bigint;
+begin
+    select i.* into v_item from private.moderation_items as i where i.id = p_item_id;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such item.';
+    end if;
+    if v_item.user_id = v_me then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Others look after what is about oneself.';
+    end if;
+
+    -- Moderators read what people wrote to each other, so each look is on record: once an hour, whatever is asked at once.
+    perform pg_advisory_xact_lock(hashtextextended(v_me::text || p_item_id::text, 20261126));
+    if not exists (
+        select 1
+        from private.moderation_actions as a
+        where
+            a.item_id = p_item_id
+            and a.moderator_id = v_me
+            and a.action = 'viewed'
+            and a.created_at > clock_timestamp() - interval '1 hour'
+    ) then
+        perform private.record_action(
+            v_me, 'viewed', p_item_id, v_item.user_id, v_item.message_id, null, null, '{}', null
+        );
+    end if;
+
+    if v_item.message_id is not null then
+        v_message := private.desk_message(v_item.message_id);
+    end if;
+    if v_message -> 'sensitive' = 'true' then
+        -- A sealed text never changes, but a rotation of keys renews its envelope, and not the copy in the evidence.
+        v_renewed := jsonb_build_object('original', v_message -> 'original');
+    end if;
+    if (v_message -> 'seq')::bigint > 0 then
+        v_from := (v_message -> 'seq')::bigint - 10;
+        v_to := (v_message -> 'seq')::bigint + 11;
+    elsif v_message is not null then
+        -- Where a held one would be.
+        v_from := coalesce((
+            select m.seq
+            from public.messages as m
+            where m.conversation_id = v_item.conversation_id and m.created_at <= (v_message ->> 'createdAt')::timestamptz
+            order by m.seq desc
+            limit 1
+        ), 0) - 9;
+        v_to := v_from + 20;
+    end if;
+    return jsonb_build_object(
+        'item', private.item_json(v_item),
+        'message', v_message,
+        'context', coalesce((
+            select jsonb_agg(t.value order by t.ordinal)
+            from jsonb_array_elements(
+                private.desk_page(v_item.conversation_id, v_from, v_to)
+            ) with ordinality as t (value, ordinal)
+            where t.value -> 'id' <> v_message -> 'id'
+        ), '[]'::jsonb),
+        'reports', coalesce((
+            select jsonb_agg(
+                jsonb_build_object(
+                    'id', r.id,
+                    'reporter', private.profile_json(r.reporter_id),
+                    'reason', r.reason,
+                    'note', r.note,
+                    -- Bounded in bytes, so that no crowd of reporters can make an item too large to be answered.
+                    'evidence', case when r.bytes <= 1000000 then r.evidence || v_renewed end,
+                    'createdAt', private.iso_time(r.created_at)
+                )
+                order by r.id
+            )
+            from (
+                select t.*, sum(octet_length(t.evidence::text)) over (order by t.id) as bytes
+                from private.reports as t
+                where t.item_id = p_item_id
+                order by t.id
+                limit 50
+            ) as r
+        ), '[]'::jsonb),
+        'verdicts', coalesce((
+            select jsonb_agg(
+                jsonb_build_object(
+                    'id', v.id,
+                    'conversationId', v.conversation_id,
+                    'messageId', v.message_id,
+                    'action', v.action,
+                    'rules', v.rules,
+                    'body', v.body,
+                    'createdAt', private.iso_time(v.created_at)
+                )
+                order by v.id desc
+            )
+            from (
+                (
+                    select t.*
+                    from private.verdicts as t
+                    where t.message_id = v_item.message_id
+                    order by t.id desc
+                    limit 10
+                )
+                union
+                (
+                    select t.*
+                    from private.verdicts as t
+                    where t.user_id = v_item.user_id
+                    order by t.id desc
+                    limit 20
+                )
+            ) as v
+        ), '[]'::jsonb),
+        'sanctions', coalesce((
+            select jsonb_agg(private.sanction_json(s) order by s.id desc)
+            from (
+                select t.*
+                from private.sanctions as t
+                where t.user_id = v_item.user_id
+                order by t.id desc
+                limit 20
+            ) as s
+        ), '[]'::jsonb),
+        'actions', coalesce((
+            select jsonb_agg(private.action_json(a.id) order by a.id desc)
+            from (
+                select t.id
+                from private.moderation_actions as t
+                where t.user_id = v_item.user_id and t.action <> 'viewed'
+                order by t.id desc
+                limit 50
+            ) as a
+        ), '[]'::jsonb)
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.get_moderation_item(p_item_id uuid) IS 'Definer, because all of it is private; for moderators only. See public.get_moderation_item.';
 
 CREATE FUNCTION private.get_moderation_rules() RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -1347,6 +2089,39 @@ $$;
 
 COMMENT ON FUNCTION private.has_long_mark_run(p_text text) IS 'Whether 255 or more combining marks follow each other; no script stacks more than a few.';
 
+CREATE FUNCTION private.have_met(p_viewer_id uuid, p_user_id uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    -- Written to, or in a group at the same time. Who is being written to and has not been reached does not know yet.
+    return exists (
+        select 1
+        from public.conversations as c
+        inner join public.conversation_members as me on c.id = me.conversation_id
+        where
+            c.kind = 'direct'
+            and c.direct_low = least(p_viewer_id, p_user_id)
+            and c.direct_high = greatest(p_viewer_id, p_user_id)
+            and me.user_id = p_viewer_id
+            and me.left_at is null
+    ) or exists (
+        select 1
+        from public.conversation_members as me
+        inner join public.conversation_members as o on me.conversation_id = o.conversation_id
+        inner join public.conversations as c on me.conversation_id = c.id
+        where
+            me.user_id = p_viewer_id
+            and o.user_id = p_user_id
+            and c.kind = 'group'
+            and me.joined_at < coalesce(o.left_at, 'infinity')
+            and o.joined_at < coalesce(me.left_at, 'infinity')
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.have_met(p_viewer_id uuid, p_user_id uuid) IS 'Whether p_viewer_id has seen the card of p_user_id in a conversation: name and picture are not for whoever knows an id.';
+
 CREATE FUNCTION private.hide_message(p_message_id uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -1431,7 +2206,11 @@ CREATE TABLE private.settings (
     report_window_s integer DEFAULT 3600 NOT NULL,
     block_count_max integer DEFAULT 1000 NOT NULL,
     pending_count_max integer DEFAULT 20 NOT NULL,
+    classifier_mode text DEFAULT 'off'::text NOT NULL,
+    classifier_attempts_max integer DEFAULT 8 NOT NULL,
     sync_epoch uuid DEFAULT gen_random_uuid() NOT NULL,
+    CONSTRAINT settings_classifier_attempts_max_check CHECK (((classifier_attempts_max >= 1) AND (classifier_attempts_max <= 100))),
+    CONSTRAINT settings_classifier_mode_check CHECK ((classifier_mode = ANY (ARRAY['off'::text, 'open'::text, 'closed'::text]))),
     CONSTRAINT settings_count_max_check CHECK ((GREATEST(send_count_max, new_conversation_count_max, first_contact_count_max, edit_count_max, report_count_max) <= 500)),
     CONSTRAINT settings_group_size_max_check CHECK ((group_size_max <= 1000)),
     CONSTRAINT settings_is_only_row_check CHECK (is_only_row),
@@ -1469,6 +2248,10 @@ COMMENT ON COLUMN private.settings.report_window_s IS 'Seconds.';
 COMMENT ON COLUMN private.settings.block_count_max IS 'People whom one person may block.';
 
 COMMENT ON COLUMN private.settings.pending_count_max IS 'Messages of one person that may wait for a moderator; what comes next is refused.';
+
+COMMENT ON COLUMN private.settings.classifier_mode IS 'off: nothing is queued and nothing is done. Otherwise each message is classified after it was sent; one that cannot be stays (open) or is hidden (closed).';
+
+COMMENT ON COLUMN private.settings.classifier_attempts_max IS 'Failed attempts after which a message counts as one that cannot be classified.';
 
 COMMENT ON COLUMN private.settings.sync_epoch IS 'Part of every sync cursor: a new value, set after a restore from a backup, makes all clients start over.';
 
@@ -1519,6 +2302,30 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.hold_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) IS 'Puts a message before the moderators instead of into its conversation, which its caller has locked. Raises PT429 rate_limited when too many of the author''s wait already.';
+
+CREATE FUNCTION private.impose_sanction(p_me uuid, p_user_id uuid, p_kind text, p_for interval, p_reason text, p_note text, p_undoes uuid) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_sanction private.sanctions;
+    v_action_id uuid;
+begin
+    insert into private.sanctions (user_id, kind, reason, starts_at, ends_at)
+    values (p_user_id, p_kind, p_reason, v_now, v_now + p_for)
+    returning * into v_sanction;
+    v_action_id := private.record_action(
+        p_me, p_kind, null, p_user_id, null, v_sanction.id, p_note,
+        jsonb_build_object('durationS', extract(epoch from p_for)::bigint), p_undoes
+    );
+    return jsonb_build_object(
+        'sanction', private.sanction_json(v_sanction), 'action', private.action_json(v_action_id), 'created', true
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.impose_sanction(p_me uuid, p_user_id uuid, p_kind text, p_for interval, p_reason text, p_note text, p_undoes uuid) IS 'Writes a sanction that begins now (p_for null: until it is lifted) and its line of the audit log. The caller has checked everything.';
 
 CREATE FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
@@ -1659,7 +2466,7 @@ declare
     v_seq constant bigint := p_conversation.last_seq + 1;
     v_is_direct constant boolean := p_conversation.kind = 'direct';
     v_member_ids uuid[];
-    v_blocker_ids uuid[] := '{}';
+    v_blocker_ids uuid[];
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
@@ -1672,9 +2479,10 @@ begin
             from public.conversation_members as m
             where m.conversation_id = p_conversation.id and m.left_at is null
         );
-        v_blocker_ids := private.blockers_among(v_member_ids, v_me);
     end if;
     v_position := private.move_heads(v_member_ids, p_conversation.position);
+    -- Under the heads, which a block locks as well.
+    v_blocker_ids := private.blockers_among(v_member_ids, v_me);
     v_now := clock_timestamp();
 
     update public.conversations as c
@@ -1705,6 +2513,7 @@ begin
         changed_position = v_position
     where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
     perform private.note_seen(v_me);
+    perform private.enqueue_classification(v_inserted.id);
     perform private.emit('message.created', p_conversation.id, v_member_ids, v_seq, null);
     return v_inserted;
 end;
@@ -1797,6 +2606,70 @@ $$;
 
 COMMENT ON FUNCTION private.iso_time(p_at timestamp with time zone) IS 'The one way we write an instant: UTC, microseconds, YYYY-MM-DDTHH:MM:SS.ffffffZ. Null stays null.';
 
+CREATE TABLE private.moderation_items (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    kind text NOT NULL,
+    status text DEFAULT 'open'::text NOT NULL,
+    user_id uuid NOT NULL,
+    conversation_id uuid,
+    message_id uuid,
+    details jsonb DEFAULT '{}'::jsonb NOT NULL,
+    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    decided_at timestamp with time zone,
+    decision text,
+    CONSTRAINT moderation_items_kind_check CHECK ((kind = ANY (ARRAY['message_report'::text, 'user_report'::text, 'held'::text, 'classified'::text]))),
+    CONSTRAINT moderation_items_status_check CHECK ((((status = 'open'::text) AND (decided_at IS NULL) AND (decision IS NULL)) OR ((status = 'decided'::text) AND (decided_at IS NOT NULL) AND (decision IS NOT NULL))))
+);
+
+COMMENT ON TABLE private.moderation_items IS 'The queue: one open item per kind and thing, however many people report it.';
+
+COMMENT ON COLUMN private.moderation_items.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN private.moderation_items.kind IS 'message_report, user_report, held (a message waits) or classified (by the outside classifier).';
+
+COMMENT ON COLUMN private.moderation_items.status IS 'open or decided.';
+
+COMMENT ON COLUMN private.moderation_items.user_id IS 'Whose conduct it is about.';
+
+COMMENT ON COLUMN private.moderation_items.conversation_id IS 'Where, if it is about a message.';
+
+COMMENT ON COLUMN private.moderation_items.message_id IS 'public.messages.id, or the id a held message will have.';
+
+COMMENT ON COLUMN private.moderation_items.details IS 'What led to it.';
+
+COMMENT ON COLUMN private.moderation_items.opened_at IS 'When it came up first.';
+
+COMMENT ON COLUMN private.moderation_items.decided_at IS 'When it was decided.';
+
+COMMENT ON COLUMN private.moderation_items.decision IS 'What was decided.';
+
+CREATE FUNCTION private.item_json(p_item private.moderation_items) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object(
+        'id', p_item.id,
+        'kind', p_item.kind,
+        'status', p_item.status,
+        'user', private.profile_json(p_item.user_id),
+        'conversationId', p_item.conversation_id,
+        'messageId', p_item.message_id,
+        'details', p_item.details,
+        'reportCount', (
+            select count(*)
+            from private.reports as r
+            where r.item_id = p_item.id
+        ),
+        'openedAt', private.iso_time(p_item.opened_at),
+        'decidedAt', private.iso_time(p_item.decided_at),
+        'decision', p_item.decision
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.item_json(p_item private.moderation_items) IS 'Shape Item. For moderators.';
+
 CREATE FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -1812,7 +2685,7 @@ declare
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id for no key update;
     foreach v_user_id in array p_user_ids loop
-        if not private.account_is_active(v_user_id) then
+        if not private.account_is_active(v_user_id) or private.is_blocked_pair(p_me, v_user_id) then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
     end loop;
@@ -1841,6 +2714,14 @@ begin
 
     perform private.create_heads(v_concerned);
     v_position := private.move_heads(v_concerned, v_conversation.position);
+    -- Asked again under the heads, which who blocks holds too: one of the two comes first.
+    if exists (
+        select 1
+        from unnest(p_user_ids) as u (user_id)
+        where private.is_blocked_pair(p_me, u.user_id)
+    ) then
+        raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+    end if;
     foreach v_user_id in array coalesce(v_strangers, '{}') loop
         perform private.take_pace(
             v_user_id, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
@@ -2185,14 +3066,14 @@ begin
         select 1
         from public.profiles as p
         where p.user_id in (p_viewer_id, p_user_id) and p.hides_last_seen and p_viewer_id <> p_user_id
-    ) then
+    ) or private.is_blocked_pair(p_viewer_id, p_user_id) then
         return null;
     end if;
     return (select private.iso_time(l.seen_at) from private.last_seen as l where l.user_id = p_user_id);
 end;
 $$;
 
-COMMENT ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) IS 'When p_user_id was last here, to the minute; null when either of the two hides it: who does not tell is not told.';
+COMMENT ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) IS 'When p_user_id was last here, to the minute; null when either of the two hides it or blocks the other: who does not tell is not told.';
 
 CREATE FUNCTION private.leave_all_groups() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2221,6 +3102,89 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.leave_all_groups() IS 'Definer, because Auth''s role may not write our tables. Trigger on auth.users: nobody waits for an ended account to read.';
+
+CREATE FUNCTION private.lift_sanction(p_sanction_id uuid, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_moderator();
+    v_note constant text := private.note_of(p_note, '/note');
+    v_sanction private.sanctions;
+    v_action_id uuid;
+begin
+    select s.* into v_sanction from private.sanctions as s where s.id = p_sanction_id;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such sanction.';
+    end if;
+    perform private.require_rank_above(v_me, v_sanction.user_id);
+    perform private.lock_desk(v_sanction.user_id);
+    select s.* into v_sanction from private.sanctions as s where s.id = p_sanction_id;
+    if v_sanction.lifted_at is not null then
+        -- The same again, by who lifted it: an answer that was lost.
+        select a.id into v_action_id
+        from private.moderation_actions as a
+        where
+            a.user_id = v_sanction.user_id
+            and a.sanction_id = p_sanction_id
+            and a.action = 'lift'
+            and a.undoes is null
+            and a.moderator_id = v_me;
+    end if;
+    if v_action_id is null then
+        if v_sanction.lifted_at is not null or v_sanction.ends_at <= clock_timestamp() then
+            raise sqlstate 'PT409' using message = 'already_decided', detail = 'The sanction is not in force any more.';
+        end if;
+        update private.sanctions as s
+        set lifted_at = clock_timestamp()
+        where s.id = p_sanction_id
+        returning * into v_sanction;
+        v_action_id := private.record_action(
+            v_me, 'lift', null, v_sanction.user_id, null, p_sanction_id, v_note, '{}', null
+        );
+    end if;
+    return jsonb_build_object('sanction', private.sanction_json(v_sanction), 'action', private.action_json(v_action_id));
+end;
+$$;
+
+COMMENT ON FUNCTION private.lift_sanction(p_sanction_id uuid, p_note text) IS 'Definer, because no API role may write our tables; for moderators only. See public.lift_sanction.';
+
+CREATE FUNCTION private.list_blocked(p_limit integer, p_cursor text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_caller();
+    v_after constant private.inbox_place := private.inbox_place_of(p_cursor);
+    v_blocks private.blocks[];
+begin
+    if p_limit is null or p_limit not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'limit must be from 1 to 100.', hint = '/limit';
+    end if;
+    select array_agg(b order by b.created_at desc, b.blocked_id desc) into v_blocks
+    from (
+        select b.*
+        from private.blocks as b
+        where b.blocker_id = v_me and (b.created_at, b.blocked_id) < (v_after.last_activity_at, v_after.conversation_id)
+        order by b.created_at desc, b.blocked_id desc
+        limit p_limit + 1
+    ) as b;
+    return jsonb_build_object(
+        'users', coalesce((
+            select jsonb_agg(private.blocked_user_json(b) order by b.created_at desc, b.blocked_id desc)
+            from unnest(v_blocks[:p_limit]) as b
+        ), '[]'::jsonb),
+        'nextCursor', case when cardinality(v_blocks) > p_limit then private.inbox_cursor(
+            false, v_blocks[p_limit].created_at, v_blocks[p_limit].blocked_id
+        ) end
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.list_blocked(p_limit integer, p_cursor text) IS 'Definer, because blocks are private; reads for auth.uid() only. See public.list_blocked.';
 
 CREATE FUNCTION private.list_conversations(p_limit integer, p_offset integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -2508,6 +3472,148 @@ $$;
 
 COMMENT ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) IS 'Definer, because statuses need the receipts of others; reads for auth.uid() only. See public.list_messages.';
 
+CREATE FUNCTION private.list_moderation_actions(p_user_id uuid, p_item_id uuid, p_limit integer, p_cursor text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_moderator();
+    v_before constant uuid := (private.inbox_place_of(p_cursor)).conversation_id;
+    v_ids uuid[];
+begin
+    if p_limit is null or p_limit not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'limit must be from 1 to 100.', hint = '/limit';
+    end if;
+    -- Three statements, so that each has one plan. Nobody sees what is about themselves.
+    if p_item_id is not null then
+        v_ids := array(
+            select a.id
+            from private.moderation_actions as a
+            where
+                a.item_id = p_item_id
+                and (p_user_id is null or a.user_id = p_user_id)
+                and a.id < v_before
+                and a.user_id is distinct from v_me
+            order by a.id desc
+            limit p_limit + 1
+        );
+    elsif p_user_id is not null then
+        v_ids := array(
+            select a.id
+            from private.moderation_actions as a
+            where a.user_id = p_user_id and a.id < v_before and a.user_id <> v_me
+            order by a.id desc
+            limit p_limit + 1
+        );
+    else
+        v_ids := array(
+            select a.id
+            from private.moderation_actions as a
+            where a.id < v_before and a.user_id is distinct from v_me
+            order by a.id desc
+            limit p_limit + 1
+        );
+    end if;
+    return jsonb_build_object(
+        'actions', coalesce((
+            select jsonb_agg(private.action_json(a.id) order by a.id desc)
+            from unnest(v_ids[:p_limit]) as a (id)
+        ), '[]'::jsonb),
+        'nextCursor', case when cardinality(v_ids) > p_limit then private.inbox_cursor(false, 'epoch', v_ids[p_limit]) end
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.list_moderation_actions(p_user_id uuid, p_item_id uuid, p_limit integer, p_cursor text) IS 'Definer, because the audit log is private; for moderators only. See public.list_moderation_actions.';
+
+CREATE FUNCTION private.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_moderator();
+    v_is_decided constant boolean := p_status = 'decided';
+    v_after constant private.inbox_place := private.inbox_place_of(p_cursor);
+    v_items private.moderation_items[];
+begin
+    if p_limit is null or p_limit not between 1 and 100 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'limit must be from 1 to 100.', hint = '/limit';
+    end if;
+    if p_status is null or p_status not in ('open', 'decided') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'status must be open or decided.', hint = '/status';
+    end if;
+    if p_kind not in ('message_report', 'user_report', 'held', 'classified') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'kind must be one of the documented words.', hint = '/kind';
+    end if;
+    if p_cursor is not null and v_after.is_pinned <> v_is_decided then
+        raise sqlstate 'PT400' using
+            message = 'cursor_invalid', detail = 'This cursor belongs to the other status; begin without one.', hint = '/cursor';
+    end if;
+
+    -- Three statements, so that each has one plan. Nobody sees what is about themselves. One row more than asked tells about a
+    -- next page.
+    if not v_is_decided then
+        select array_agg(i order by i.id) into v_items
+        from (
+            select i.*
+            from private.moderation_items as i
+            where
+                i.status = 'open'
+                and (p_cursor is null or i.id > v_after.conversation_id)
+                and (p_kind is null or i.kind = p_kind)
+                and (p_user_id is null or i.user_id = p_user_id)
+                and i.user_id <> v_me
+            order by i.id
+            limit p_limit + 1
+        ) as i;
+    elsif p_user_id is not null then
+        select array_agg(i order by i.decided_at desc, i.id desc) into v_items
+        from (
+            select i.*
+            from private.moderation_items as i
+            where
+                i.user_id = p_user_id
+                and i.status = 'decided'
+                and (i.decided_at, i.id) < (v_after.last_activity_at, v_after.conversation_id)
+                and (p_kind is null or i.kind = p_kind)
+                and i.user_id <> v_me
+            order by i.decided_at desc, i.id desc
+            limit p_limit + 1
+        ) as i;
+    else
+        select array_agg(i order by i.decided_at desc, i.id desc) into v_items
+        from (
+            select i.*
+            from private.moderation_items as i
+            where
+                i.status = 'decided'
+                and (i.decided_at, i.id) < (v_after.last_activity_at, v_after.conversation_id)
+                and (p_kind is null or i.kind = p_kind)
+                and i.user_id <> v_me
+            order by i.decided_at desc, i.id desc
+            limit p_limit + 1
+        ) as i;
+    end if;
+    return jsonb_build_object(
+        'items', coalesce((
+            select jsonb_agg(private.item_json(v_items[n]) order by n)
+            from generate_series(1, least(coalesce(cardinality(v_items), 0), p_limit)) as n
+        ), '[]'::jsonb),
+        'nextCursor', case when cardinality(v_items) > p_limit then private.inbox_cursor(
+            v_is_decided, coalesce(v_items[p_limit].decided_at, 'epoch'), v_items[p_limit].id
+        ) end
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) IS 'Definer, because the queue is private; for moderators only. See public.list_moderation_queue.';
+
 CREATE FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -2530,6 +3636,79 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) IS 'The Realtime topic for typing and presence that a member is told, and the only one of this conversation they may use.';
+
+CREATE FUNCTION private.lock_block(p_me uuid, p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    if p_user_id is null or p_user_id = p_me then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'Somebody else must be named.', hint = '/id';
+    end if;
+    -- No first message slips past, nor one to a conversation there is: a send asks about blocks under one of these locks.
+    perform private.lock_pair(p_me, p_user_id);
+    perform 1
+    from public.conversations as c
+    where c.kind = 'direct' and c.direct_low = least(p_me, p_user_id) and c.direct_high = greatest(p_me, p_user_id)
+    order by c.id
+    for no key update;
+    -- Groups need no lock: whatever counts a message for somebody, or makes them a member, holds their head. It also makes one
+    -- person's blocks wait for each other, so that their limit is exact.
+    perform private.create_heads(array[p_me]);
+    perform private.lock_heads(array[p_me]);
+end;
+$$;
+
+COMMENT ON FUNCTION private.lock_block(p_me uuid, p_user_id uuid) IS 'Locks what a change of a block is in the way of, and nothing of p_user_id''s own. Raises PT400 validation_failed for nobody or oneself.';
+
+CREATE FUNCTION private.lock_classification(p_message_id uuid, p_lease uuid) RETURNS public.messages
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_conversation_id uuid;
+    v_event_seq bigint;
+    v_message public.messages;
+begin
+    -- In the order of every write: an edit holds the conversation when it comes to the job.
+    select m.conversation_id into v_conversation_id from public.messages as m where m.id = p_message_id;
+    perform 1 from public.conversations as c where c.id = v_conversation_id for no key update;
+    select j.event_seq into v_event_seq
+    from private.classifier_jobs as j
+    where j.message_id = p_message_id and j.lease = p_lease
+    for update;
+    if not found then
+        return null;
+    end if;
+    select m.* into v_message from public.messages as m where m.id = p_message_id;
+    if v_message.state is distinct from 'visible' then
+        delete from private.classifier_jobs as j where j.message_id = p_message_id;
+        return null;
+    end if;
+    if v_message.event_seq <> v_event_seq then
+        -- It has changed since it was handed out, and what was said about it may be about another text.
+        update private.classifier_jobs as j
+        set attempts = 0, last_error = null, run_at = clock_timestamp(), leased_until = null, lease = null
+        where j.message_id = p_message_id;
+        return null;
+    end if;
+    return v_message;
+end;
+$$;
+
+COMMENT ON FUNCTION private.lock_classification(p_message_id uuid, p_lease uuid) IS 'Locks the conversation and the job of a leased message and returns the message, if it still is as it was handed out. Otherwise null: the job is somebody else''s or gone, was taken away (the message is not visible any more) or waits again (it has changed).';
+
+CREATE FUNCTION private.lock_desk(p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended(p_user_id::text, 20261125));
+end;
+$$;
+
+COMMENT ON FUNCTION private.lock_desk(p_user_id uuid) IS 'One decision about a person at a time. The first lock of every function of the desk and taken by nothing else, so it is in no circle.';
 
 CREATE FUNCTION private.lock_heads(p_user_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -2605,6 +3784,17 @@ $$;
 
 COMMENT ON FUNCTION private.lock_pace(p_user_id uuid, p_kind text) IS 'Locks one pace row until the transaction ends, makes it if need be, and returns its times.';
 
+CREATE FUNCTION private.lock_pair(p_a uuid, p_b uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended(least(p_a, p_b)::text || greatest(p_a, p_b)::text, 20261122));
+end;
+$$;
+
+COMMENT ON FUNCTION private.lock_pair(p_a uuid, p_b uuid) IS 'Locks two people against each other until the transaction ends: first messages between them, and blocks.';
+
 CREATE FUNCTION private.manage_group(p_me uuid, p_conversation_id uuid) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -2663,6 +3853,7 @@ CREATE FUNCTION private.mark_delivered(p_receipts jsonb) RETURNS jsonb
 declare
     v_me constant uuid := private.require_account();
     v_conversation_ids uuid[];
+    v_conversation public.conversations;
     v_seqs bigint[];
     v_member_ids uuid[];
     v_is_small boolean;
@@ -2706,6 +3897,9 @@ begin
             where o.conversation_id = any(v_conversation_ids) and o.left_at is null
         ));
         for i in 1 .. cardinality(v_conversation_ids) loop
+            select c.* into v_conversation from public.conversations as c where c.id = v_conversation_ids[i];
+            -- Between two of whom one blocks the other nothing is told, as with reads.
+            continue when private.is_blocked_pair(v_me, private.direct_other(v_conversation, v_me));
             select array_agg(o.user_id), count(*) <= 16 into v_member_ids, v_is_small
             from public.conversation_members as o
             where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
@@ -2719,9 +3913,7 @@ begin
             returning m.* into v_member;
             -- In a larger group delivery is stored and shown, but not announced: it would be a message per member and message.
             if found and v_is_small then
-                select private.move_heads(v_member_ids, c.position) into v_position
-                from public.conversations as c
-                where c.id = v_conversation_ids[i];
+                v_position := private.move_heads(v_member_ids, v_conversation.position);
                 update public.conversations as c
                 set event_seq = c.event_seq + 1, position = v_position
                 where c.id = v_conversation_ids[i];
@@ -2790,12 +3982,12 @@ begin
             m.conversation_id = v_parts[1]::uuid
             and m.user_id = auth.uid()
             and m.left_at is null
-            and c.live_epoch = v_parts[2]::integer
+            and private.live_topic(c, m.user_id) = p_topic
     );
 end;
 $_$;
 
-COMMENT ON FUNCTION private.may_use_live_topic(p_topic text) IS 'Definer, because the joining role sees only its own rows. Whether this is the current live topic of a conversation the caller is in.';
+COMMENT ON FUNCTION private.may_use_live_topic(p_topic text) IS 'Definer, because the joining role sees only its own rows. Whether this is the current live topic, for the caller, of a conversation they are in.';
 
 CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -2811,6 +4003,57 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.member_json(p_member public.conversation_members) IS 'Shape Member: Profile with role, joinedAt and, if it is shared, lastSeenAt.';
+
+CREATE FUNCTION private.message_evidence(p_message_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    -- One statement, so that all of it is of one moment.
+    return (
+        select jsonb_build_object(
+            'conversationId', m.conversation_id,
+            'seq', m.seq,
+            'eventSeq', m.event_seq,
+            'fromUserId', m.from_user_id,
+            'toUserId', m.to_user_id,
+            'senderName', private.profile_json(m.from_user_id) ->> 'displayName',
+            'body', m.body,
+            'original', private.original_json(m),
+            'state', m.state,
+            'warning', m.warning,
+            'masked', m.is_masked,
+            'sensitive', m.is_sensitive,
+            'createdAt', private.iso_time(m.created_at),
+            'editedAt', private.iso_time(m.edited_at),
+            'deletedAt', private.iso_time(m.deleted_at),
+            'versions', coalesce((
+                select jsonb_agg(
+                    jsonb_build_object('version', v.version, 'body', v.body, 'replacedAt', private.iso_time(v.replaced_at))
+                    order by v.version
+                )
+                from (
+                    -- The newest twenty: texts can be long and edits many.
+                    select t.version, t.body, t.replaced_at
+                    from private.message_versions as t
+                    where t.message_id = m.id
+                    order by t.version desc
+                    limit 20
+                ) as v
+            ), '[]'::jsonb),
+            'around', coalesce((
+                select jsonb_agg(jsonb_build_object('id', a.id, 'seq', a.seq, 'eventSeq', a.event_seq) order by a.seq)
+                from public.messages as a
+                where a.conversation_id = m.conversation_id and a.seq between m.seq - 10 and m.seq + 10 and a.seq <> m.seq
+            ), '[]'::jsonb)
+        )
+        from public.messages as m
+        where m.id = p_message_id
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.message_evidence(p_message_id uuid) IS 'A message as it is now, with its newest twenty earlier texts, and which messages are around it.';
 
 CREATE FUNCTION private.message_history(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -2828,7 +4071,7 @@ begin
     if not found then
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
     end if;
-    -- What was deleted or hidden is so in all its versions.
+    -- What was deleted or hidden, also by a block of the caller's, is so in all its versions.
     return jsonb_build_object('versions', coalesce((
         select jsonb_agg(
             jsonb_build_object('version', t.version, 'body', t.body, 'createdAt', private.iso_time(t.created_at))
@@ -2852,7 +4095,9 @@ begin
             order by b.version desc
             limit 100
         ) as t
-        where v_message.state = 'visible'
+        where
+            v_message.state = 'visible'
+            and (v_message.to_user_id is not null or not private.has_blocked(v_me, v_message.from_user_id))
     ), '[]'::jsonb));
 end;
 $$;
@@ -2938,6 +4183,72 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden when they block the author of a group''s message, a sensitive one with its envelope. Null: as nobody in particular. The caller has checked access.';
+
+CREATE FUNCTION private.moderate_hide_message(p_message_id uuid, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    return private.moderate_message(private.require_moderator(), p_message_id, 'hide', private.note_of(p_note, '/note'));
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderate_hide_message(p_message_id uuid, p_note text) IS 'Definer, because no API role may write our tables; for moderators only. See public.moderate_hide_message.';
+
+CREATE FUNCTION private.moderate_message(p_me uuid, p_message_id uuid, p_action text, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_state constant text := case p_action when 'hide' then 'hidden' else 'visible' end;
+    v_message public.messages;
+    v_latest private.moderation_actions;
+    v_action_id uuid;
+begin
+    if p_note is null then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'A note is needed.', hint = '/note';
+    end if;
+    select m.* into v_message from public.messages as m where m.id = p_message_id;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message.';
+    end if;
+    if v_message.from_user_id = p_me then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Others decide what is about oneself.';
+    end if;
+    perform private.lock_desk(v_message.from_user_id);
+    select m.* into v_message from public.messages as m where m.id = p_message_id;
+    select a.* into v_latest
+    from private.moderation_actions as a
+    where a.user_id = v_message.from_user_id and a.message_id = p_message_id and a.action in ('hide', 'restore')
+    order by a.id desc
+    limit 1;
+    if v_message.state = v_state and v_latest.action = p_action then
+        v_action_id := v_latest.id;
+    else
+        perform private.switch_message(p_message_id, v_state);
+        v_action_id := private.record_action(
+            p_me, p_action, null, v_message.from_user_id, p_message_id, null, p_note, '{}', null
+        );
+    end if;
+    return jsonb_build_object('action', private.action_json(v_action_id));
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderate_message(p_me uuid, p_message_id uuid, p_action text, p_note text) IS 'Hides a message or shows it again and writes the audit log; when it is so already by an action, answers that one. Raises PT400 validation_failed, PT403 forbidden, PT404 not_found, PT409 message_deleted.';
+
+CREATE FUNCTION private.moderate_restore_message(p_message_id uuid, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    return private.moderate_message(private.require_moderator(), p_message_id, 'restore', private.note_of(p_note, '/note'));
+end;
+$$;
+
+COMMENT ON FUNCTION private.moderate_restore_message(p_message_id uuid, p_note text) IS 'Definer, because no API role may write our tables; for moderators only. See public.moderate_restore_message.';
 
 CREATE FUNCTION private.moderation_collapse(p_text text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -3799,6 +5110,23 @@ $$;
 
 COMMENT ON FUNCTION private.normalize_text(p_text text) IS 'Line ends to LF, controls and bidirectional overrides removed, NFC, trimmed. Length is the caller''s business. Null stays null, and null is the answer for what is too dear to normalise: 255 combining marks in a row, or more than 65,536 code points beyond ASCII.';
 
+CREATE FUNCTION private.note_of(p_note text, p_pointer text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_note constant text := private.normalize_text(p_note);
+begin
+    if char_length(v_note) > 1000 or (v_note is null and p_note is not null) then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'It must have at most 1,000 characters after normalisation.', hint = p_pointer;
+    end if;
+    return nullif(v_note, '');
+end;
+$$;
+
+COMMENT ON FUNCTION private.note_of(p_note text, p_pointer text) IS 'A remark, normalised; null when there is nothing in it. Raises PT400 validation_failed, pointing there, beyond 1,000 code points.';
+
 CREATE FUNCTION private.note_seen(p_user_id uuid) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -3823,7 +5151,7 @@ declare
     v_is_first_contact boolean;
 begin
     -- Both may write first at the same instant, and one may block the other: one at a time.
-    perform pg_advisory_xact_lock(hashtextextended(least(p_me, p_other)::text || greatest(p_me, p_other)::text, 20261122));
+    perform private.lock_pair(p_me, p_other);
     v_conversation_id := private.find_direct(p_me, p_other, p_gig_id);
     if v_conversation_id is not null then
         return v_conversation_id;
@@ -3889,6 +5217,28 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.open_item(p_kind text, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_details jsonb) IS 'Puts something into the moderators'' queue, or finds the open item about it, which is then locked.';
+
+CREATE FUNCTION private.original_json(p_message public.messages) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    if p_message.is_sensitive then
+        -- Without an envelope it is not an object, and stays as it is.
+        return jsonb_build_object('body', null, 'unreadable', true, 'envelope', private.envelope_json(p_message.id));
+    end if;
+    return jsonb_build_object(
+        'body', coalesce((
+            select o.body
+            from private.originals as o
+            where o.message_id = p_message.id
+        ), p_message.body),
+        'unreadable', false
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.original_json(p_message public.messages) IS 'What a message really says, also when it is covered or hidden: {body, unreadable}; of a sensitive one with its envelope, which the service opens. The body of a deleted one is null. For moderators.';
 
 CREATE FUNCTION private.own_profile_json(p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -3990,6 +5340,23 @@ $$;
 
 COMMENT ON FUNCTION private.profile_json(p_user_id uuid) IS 'Shape Profile. A person without a profile row or name is shown as "Member" with isFallback true. The caller has checked access.';
 
+CREATE FUNCTION private.queue_classified(p_message public.messages, p_details jsonb) RETURNS uuid
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_item_id constant uuid := private.open_item(
+        'classified', p_message.from_user_id, p_message.conversation_id, p_message.id, p_details
+    );
+begin
+    -- An item that was open already is about this text from now on.
+    update private.moderation_items as i set details = p_details where i.id = v_item_id and i.details <> p_details;
+    return v_item_id;
+end;
+$$;
+
+COMMENT ON FUNCTION private.queue_classified(p_message public.messages, p_details jsonb) IS 'Puts a message into the moderators'' queue with what the classifier said last; answers the item.';
+
 CREATE FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -4025,7 +5392,7 @@ begin
         end if;
         v_shares := v_seq > v_before.shared_read_seq and not coalesce(
             (select p.private_reading from public.profiles as p where p.user_id = p_user_id), false
-        );
+        ) and not private.is_blocked_pair(p_user_id, private.direct_other(v_conversation, p_user_id));
         v_concerned := case
             when v_shares then private.receipt_audience(
                 v_conversation, p_user_id, array(
@@ -4038,9 +5405,10 @@ begin
         end;
         v_position := private.move_heads(v_concerned, v_conversation.position);
 
+        -- Others can read this row: what they are not told must not move it.
         update public.conversations as c
         set event_seq = c.event_seq + 1, position = v_position
-        where c.id = p_conversation_id;
+        where c.id = p_conversation_id and v_shares;
         update public.conversation_members as m
         set
             last_read_seq = greatest(m.last_read_seq, v_seq),
@@ -4076,7 +5444,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) IS 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private reading others are not told. unreadTotal leaves out muted and archived conversations.';
+COMMENT ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) IS 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private reading, or between two of whom one blocks the other, others are not told. unreadTotal leaves out muted and archived conversations.';
 
 CREATE FUNCTION private.receipt_audience(p_conversation public.conversations, p_user_id uuid, p_member_ids uuid[], p_from_seq bigint, p_to_seq bigint) RETURNS uuid[]
     LANGUAGE plpgsql STABLE
@@ -4264,6 +5632,21 @@ $$;
 
 COMMENT ON FUNCTION private.reject_pending(p_message_id uuid) IS 'Refuses a held message and tells its author; false when it is not waiting. The caller has checked rights.';
 
+CREATE FUNCTION private.release_classification(p_message_id uuid, p_lease uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+begin
+    update private.classifier_jobs as j
+    set leased_until = null, lease = null
+    where j.message_id = p_message_id and j.lease = p_lease;
+    return jsonb_build_object('result', case when found then 'released' else 'outdated' end);
+end;
+$$;
+
+COMMENT ON FUNCTION private.release_classification(p_message_id uuid, p_lease uuid) IS 'Definer, because jobs are private; granted to service_role only. See public.release_classification.';
+
 CREATE FUNCTION private.release_pending(p_message_id uuid) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -4342,6 +5725,30 @@ $$;
 
 COMMENT ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.remove_member.';
 
+CREATE FUNCTION private.reopen_item(p_item_id uuid, p_decision text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    update private.moderation_items as i
+    set status = 'open', decided_at = null, decision = null
+    where i.id = p_item_id and i.decision = p_decision;
+    if not found then
+        return false;
+    end if;
+    update private.reports as r
+    set status = 'open', closed_at = null
+    where r.item_id = p_item_id;
+    return true;
+exception
+    -- Meanwhile there is another open item about the same; that one stands.
+    when unique_violation then
+        return false;
+end;
+$$;
+
+COMMENT ON FUNCTION private.reopen_item(p_item_id uuid, p_decision text) IS 'Puts an item that was decided in this way back into the queue, with its reports. False when it is not so decided, or when another one about the same has been opened since.';
+
 CREATE FUNCTION private.reopen_pending(p_message_id uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -4366,7 +5773,7 @@ declare
         from public.conversation_members as m
         where m.conversation_id = p_message.conversation_id and m.left_at is null
     );
-    v_blocker_ids constant uuid[] := private.blockers_among(v_member_ids, p_message.from_user_id);
+    v_blocker_ids uuid[];
     v_position bigint;
     v_event_seq bigint;
     v_now timestamptz;
@@ -4374,6 +5781,8 @@ begin
     select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_message.conversation_id;
+    -- Under the heads, which a block locks as well.
+    v_blocker_ids := private.blockers_among(v_member_ids, p_message.from_user_id);
     v_now := clock_timestamp();
 
     -- A sensitive text is in its envelope, which goes with the message.
@@ -4412,6 +5821,9 @@ begin
             and m.user_id <> all(v_blocker_ids) and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
+    if p_body is not null then
+        perform private.enqueue_classification(p_message.id);
+    end if;
     perform private.emit(
         case when p_body is null then 'message.deleted' else 'message.updated' end,
         p_message.conversation_id, v_member_ids, p_message.seq, null
@@ -4420,6 +5832,124 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) IS 'Writes another text to a visible message of a locked conversation, as the verdict lets it be read, or null to delete it, and keeps the one before.';
+
+CREATE TABLE private.reports (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    item_id uuid NOT NULL,
+    reporter_id uuid NOT NULL,
+    kind text NOT NULL,
+    message_id uuid,
+    user_id uuid NOT NULL,
+    reason text NOT NULL,
+    note text,
+    evidence jsonb NOT NULL,
+    status text DEFAULT 'open'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT reports_kind_check CHECK ((kind =
+CASE
+    WHEN (message_id IS NULL) THEN 'user'::text
+    ELSE 'message'::text
+END)),
+    CONSTRAINT reports_note_check CHECK (((char_length(note) >= 1) AND (char_length(note) <= 1000))),
+    CONSTRAINT reports_reason_check CHECK ((reason = ANY (ARRAY['spam'::text, 'scam'::text, 'harassment'::text, 'hate'::text, 'sexual'::text, 'violence'::text, 'off_platform'::text, 'impersonation'::text, 'illegal'::text, 'other'::text]))),
+    CONSTRAINT reports_status_check CHECK ((((status = 'open'::text) AND (closed_at IS NULL)) OR ((status = 'closed'::text) AND (closed_at IS NOT NULL)))),
+    CONSTRAINT reports_user_id_check CHECK ((user_id <> reporter_id))
+);
+
+COMMENT ON TABLE private.reports IS 'Who reported what and why. One open report per person and thing; it is closed when the item of the queue is decided.';
+
+COMMENT ON COLUMN private.reports.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN private.reports.item_id IS 'private.moderation_items.id.';
+
+COMMENT ON COLUMN private.reports.reporter_id IS 'Who reported; never told to the person it is about.';
+
+COMMENT ON COLUMN private.reports.kind IS 'message or user.';
+
+COMMENT ON COLUMN private.reports.message_id IS 'The message, if it is about one.';
+
+COMMENT ON COLUMN private.reports.user_id IS 'Whose conduct it is about: the author, or the person.';
+
+COMMENT ON COLUMN private.reports.reason IS 'A stable word.';
+
+COMMENT ON COLUMN private.reports.note IS 'In the reporter''s words: normalised, 1 to 1,000 code points.';
+
+COMMENT ON COLUMN private.reports.evidence IS 'What there was to see when it was reported; see message_evidence and user_evidence.';
+
+COMMENT ON COLUMN private.reports.status IS 'open or closed.';
+
+COMMENT ON COLUMN private.reports.created_at IS 'When.';
+
+COMMENT ON COLUMN private.reports.closed_at IS 'When a moderator decided.';
+
+CREATE FUNCTION private.report_json(p_report private.reports) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object(
+        'id', p_report.id,
+        'kind', p_report.kind,
+        'messageId', p_report.message_id,
+        'userId', p_report.user_id,
+        'reason', p_report.reason,
+        'note', p_report.note,
+        'status', p_report.status,
+        'createdAt', private.iso_time(p_report.created_at)
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.report_json(p_report private.reports) IS 'Shape Report: what its reporter may know.';
+
+CREATE FUNCTION private.report_message(p_message_id uuid, p_reason text, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_account();
+    v_note constant text := private.note_of(p_note, '/note');
+    v_message public.messages;
+begin
+    select m.* into v_message
+    from public.messages as m
+    inner join public.conversation_members as me on m.conversation_id = me.conversation_id
+    where m.id = p_message_id and me.user_id = v_me and me.left_at is null and me.visible_from_seq <= m.seq;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such message for you.';
+    end if;
+    if v_message.from_user_id = v_me then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'One''s own message cannot be reported.';
+    end if;
+    return private.file_report(v_me, v_message.from_user_id, v_message.conversation_id, p_message_id, p_reason, v_note);
+end;
+$$;
+
+COMMENT ON FUNCTION private.report_message(p_message_id uuid, p_reason text, p_note text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.report_message.';
+
+CREATE FUNCTION private.report_user(p_user_id uuid, p_reason text, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_account();
+    v_note constant text := private.note_of(p_note, '/note');
+begin
+    if p_user_id = v_me then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'One cannot report oneself.', hint = '/id';
+    end if;
+    if cardinality(private.shared_conversations(v_me, p_user_id)) = 0 then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such person for you.';
+    end if;
+    return private.file_report(v_me, p_user_id, null, null, p_reason, v_note);
+end;
+$$;
+
+COMMENT ON FUNCTION private.report_user(p_user_id uuid, p_reason text, p_note text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.report_user.';
 
 CREATE FUNCTION private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed) RETURNS bytea[]
     LANGUAGE plpgsql IMMUTABLE
@@ -4498,6 +6028,35 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.require_moderator() IS 'The caller''s id, if they are a moderator. Raises PT401 unauthenticated, PT403 account_unavailable or forbidden.';
+
+CREATE FUNCTION private.require_rank_above(p_me uuid, p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_role constant text := (
+        select m.role
+        from private.moderators as m
+        where m.user_id = p_user_id
+    );
+begin
+    if
+        p_user_id = p_me
+        or v_role = 'admin'
+        or (v_role = 'moderator' and not exists (
+            select 1
+            from private.moderators as m
+            where m.user_id = p_me and m.role = 'admin'
+        ))
+    then
+        raise sqlstate 'PT403' using
+            message = 'forbidden',
+            detail = 'Only admins decide about sanctions of moderators, nobody about those of admins or their own.';
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.require_rank_above(p_me uuid, p_user_id uuid) IS 'Raises PT403 forbidden unless the moderator p_me may impose or lift sanctions of this person.';
 
 CREATE FUNCTION private.require_writer(p_me uuid, p_settings private.settings) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -4622,6 +6181,116 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.rewrap_envelopes(p_envelopes jsonb) IS 'Definer, because envelopes are private. See public.rewrap_envelopes.';
+
+CREATE TABLE private.sanctions (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    user_id uuid NOT NULL,
+    kind text NOT NULL,
+    reason text NOT NULL,
+    starts_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ends_at timestamp with time zone,
+    lifted_at timestamp with time zone,
+    CONSTRAINT sanctions_ends_at_check CHECK ((ends_at > starts_at)),
+    CONSTRAINT sanctions_kind_check CHECK ((kind = ANY (ARRAY['mute'::text, 'suspend'::text]))),
+    CONSTRAINT sanctions_reason_check CHECK (((char_length(reason) >= 1) AND (char_length(reason) <= 1000)))
+);
+
+COMMENT ON TABLE private.sanctions IS 'A muted person cannot write. A suspended one cannot change anything and is not reachable either, like an account that is gone.';
+
+COMMENT ON COLUMN private.sanctions.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN private.sanctions.user_id IS 'auth.users.id.';
+
+COMMENT ON COLUMN private.sanctions.kind IS 'mute or suspend.';
+
+COMMENT ON COLUMN private.sanctions.reason IS 'For moderators; the person is not told.';
+
+COMMENT ON COLUMN private.sanctions.starts_at IS 'When it was imposed; in force at once.';
+
+COMMENT ON COLUMN private.sanctions.ends_at IS 'When it ends by itself; null: when it is lifted.';
+
+COMMENT ON COLUMN private.sanctions.lifted_at IS 'When it was lifted early.';
+
+CREATE FUNCTION private.sanction_json(p_sanction private.sanctions) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object(
+        'id', p_sanction.id,
+        'userId', p_sanction.user_id,
+        'kind', p_sanction.kind,
+        'reason', p_sanction.reason,
+        'startsAt', private.iso_time(p_sanction.starts_at),
+        'endsAt', private.iso_time(p_sanction.ends_at),
+        'liftedAt', private.iso_time(p_sanction.lifted_at)
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.sanction_json(p_sanction private.sanctions) IS 'Shape Sanction. For moderators.';
+
+CREATE FUNCTION private.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_moderator();
+    v_reason constant text := private.note_of(p_reason, '/reason');
+    v_for constant interval := make_interval(secs => p_duration_s);
+    v_sanction private.sanctions;
+    v_action_id uuid;
+begin
+    if p_kind is null or p_kind not in ('mute', 'suspend') then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'kind must be mute or suspend.', hint = '/kind';
+    end if;
+    if p_duration_s not between 1 and 315360000 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'durationS must be from 1 to 315,360,000 (ten years), or null.', hint = '/durationS';
+    end if;
+    if v_reason is null then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'A sanction needs a reason.', hint = '/reason';
+    end if;
+    if not exists (select 1 from auth.users as u where u.id = p_user_id) then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such person.';
+    end if;
+    perform private.require_rank_above(v_me, p_user_id);
+    perform private.lock_desk(p_user_id);
+
+    select s.* into v_sanction
+    from private.sanctions as s
+    where
+        s.user_id = p_user_id
+        and s.kind = p_kind
+        and s.lifted_at is null
+        and (s.ends_at is null or s.ends_at > clock_timestamp())
+    order by s.id desc
+    limit 1;
+    if not found then
+        return private.impose_sanction(v_me, p_user_id, p_kind, v_for, v_reason, v_reason, null);
+    end if;
+    -- The same again, by who imposed it: an answer that was lost.
+    select a.id into v_action_id
+    from private.moderation_actions as a
+    where a.user_id = p_user_id and a.sanction_id = v_sanction.id and a.action = p_kind and a.moderator_id = v_me;
+    if
+        not found
+        or v_sanction.reason <> v_reason
+        or v_sanction.ends_at is distinct from v_sanction.starts_at + v_for
+    then
+        raise sqlstate 'PT409' using
+            message = 'already_decided', detail = 'Such a sanction is in force; lift it to impose another one.';
+    end if;
+    return jsonb_build_object(
+        'sanction', private.sanction_json(v_sanction), 'action', private.action_json(v_action_id), 'created', false
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) IS 'Definer, because no API role may write our tables; for moderators only. See public.sanction_user.';
 
 CREATE FUNCTION private.sealed_digest(p_conversation_id uuid, p_key_version integer, p_digest text) RETURNS bytea
     LANGUAGE plpgsql IMMUTABLE STRICT
@@ -4882,18 +6551,26 @@ CREATE FUNCTION private.set_typing(p_conversation_id uuid) RETURNS jsonb
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    v_me constant uuid := private.require_account();
-    v_live_topic text;
+    v_me constant uuid := private.require_caller();
+    v_settings private.settings;
+    v_conversation public.conversations;
+    v_other uuid;
 begin
-    select format('conversation:%s:live:%s', c.id, c.live_epoch) into v_live_topic
+    select s.* into v_settings from private.settings as s;
+    perform private.require_writer(v_me, v_settings);
+    select c.* into v_conversation
     from public.conversations as c
     inner join public.conversation_members as m on c.id = m.conversation_id
     where c.id = p_conversation_id and m.user_id = v_me and m.left_at is null;
     if not found then
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
     end if;
+    v_other := private.direct_other(v_conversation, v_me);
+    if v_other is not null and (not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)) then
+        raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+    end if;
     perform private.note_seen(v_me);
-    perform private.broadcast('typing', array[v_live_topic], array[jsonb_build_object(
+    perform private.broadcast('typing', array[private.live_topic(v_conversation, v_me)], array[jsonb_build_object(
         'conversationId', p_conversation_id, 'userId', v_me, 'at', private.iso_time(clock_timestamp())
     )]);
     return '{}'::jsonb;
@@ -4901,6 +6578,42 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.set_typing(p_conversation_id uuid) IS 'Definer, because the live topic is read under nobody''s rows; acts for auth.uid() only. See public.set_typing.';
+
+CREATE FUNCTION private.shared_conversations(p_me uuid, p_user_id uuid) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    -- At the same time, so that the answer tells nobody who came after they had left. In a direct conversation an end of the
+    -- membership means that the person has not been reached.
+    return array(
+        select c.id
+        from (
+            select m.conversation_id, m.joined_at, m.left_at
+            from public.conversation_members as m
+            where m.user_id = p_me and m.left_at is null
+            union all
+            select m.conversation_id, m.joined_at, m.left_at
+            from public.conversation_members as m
+            where m.user_id = p_me and m.left_at is not null
+        ) as mine
+        inner join public.conversation_members as theirs
+            on mine.conversation_id = theirs.conversation_id and theirs.user_id = p_user_id
+        inner join public.conversations as c on mine.conversation_id = c.id
+        where
+            case c.kind
+                when 'direct' then mine.left_at is null and theirs.left_at is null
+                else
+                    mine.joined_at < coalesce(theirs.left_at, 'infinity')
+                    and theirs.joined_at < coalesce(mine.left_at, 'infinity')
+            end
+        order by c.last_message_at desc nulls last, c.id
+        limit 20
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.shared_conversations(p_me uuid, p_user_id uuid) IS 'The newest twenty conversations in which the two are, or were, at the same time.';
 
 CREATE FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) RETURNS void
     LANGUAGE plpgsql
@@ -4912,7 +6625,7 @@ declare
         from public.conversation_members as m
         where m.conversation_id = p_message.conversation_id and m.left_at is null
     );
-    v_blocker_ids constant uuid[] := private.blockers_among(v_member_ids, p_message.from_user_id);
+    v_blocker_ids uuid[];
     v_unread_change constant integer := (p_state = 'visible')::integer - (p_message.state = 'visible')::integer;
     v_position bigint;
     v_event_seq bigint;
@@ -4920,6 +6633,8 @@ begin
     select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_message.conversation_id;
+    -- Under the heads, which a block locks as well.
+    v_blocker_ids := private.blockers_among(v_member_ids, p_message.from_user_id);
     update public.conversations as c
     set event_seq = c.event_seq + 1, position = v_position
     where c.id = p_message.conversation_id
@@ -4959,6 +6674,25 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) IS 'The stronger of two verdicts (the first of equals), with the rules of both and the masked text of either.';
+
+CREATE FUNCTION private.switch_message(p_message_id uuid, p_to text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    if p_to = 'hidden' then
+        perform private.hide_message(p_message_id);
+    else
+        perform private.restore_message(p_message_id);
+    end if;
+    -- Its author may have deleted it just now; then neither did anything.
+    if not exists (select 1 from public.messages as m where m.id = p_message_id and m.state = p_to) then
+        raise sqlstate 'PT409' using message = 'message_deleted', detail = 'Its author has deleted the message.';
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION private.switch_message(p_message_id uuid, p_to text) IS 'Hides a message (p_to hidden) or shows it again (visible); nothing to do is fine. Raises PT409 message_deleted.';
 
 CREATE FUNCTION private.sync(p_cursor text, p_limit integer) RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -5139,6 +6873,127 @@ $$;
 
 COMMENT ON FUNCTION private.text_digest(p_text text) IS '64 bits of the SHA-256 of a text''s folded letters, to recognise repetitions; null below twelve letters.';
 
+CREATE FUNCTION private.unblock_user(p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_account();
+begin
+    perform private.lock_block(v_me, p_user_id);
+    delete from private.blocks as b where b.blocker_id = v_me and b.blocked_id = p_user_id;
+    if found then
+        perform private.apply_block(v_me, p_user_id);
+    end if;
+    return jsonb_build_object('userId', p_user_id);
+end;
+$$;
+
+COMMENT ON FUNCTION private.unblock_user(p_user_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.unblock_user.';
+
+CREATE FUNCTION private.undo_moderation_action(p_action_id uuid, p_note text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    v_me constant uuid := private.require_moderator();
+    v_note constant text := private.note_of(p_note, '/note');
+    v_action private.moderation_actions;
+    v_earlier private.moderation_actions;
+    v_sanction private.sanctions;
+    v_done text;
+    v_why_not text;
+    v_reopened boolean;
+    v_undo_id uuid;
+begin
+    select a.* into v_action from private.moderation_actions as a where a.id = p_action_id;
+    if not found then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such action.';
+    end if;
+    if v_action.user_id = v_me then
+        raise sqlstate 'PT403' using message = 'forbidden', detail = 'Others decide what is about oneself.';
+    end if;
+    if
+        v_action.moderator_id is distinct from v_me and not exists (
+            select 1
+            from private.moderators as m
+            where m.user_id = v_me and m.role = 'admin'
+        )
+    then
+        raise sqlstate 'PT403' using
+            message = 'forbidden', detail = 'Moderators undo what they did themselves, admins what anybody did.';
+    end if;
+    if v_action.sanction_id is not null then
+        perform private.require_rank_above(v_me, v_action.user_id);
+    end if;
+    perform private.lock_desk(v_action.user_id);
+
+    select a.* into v_earlier from private.moderation_actions as a where a.undoes = p_action_id;
+    if v_earlier.moderator_id = v_me then
+        -- The same again: an answer that was lost.
+        return jsonb_build_object('action', private.action_json(v_earlier.id));
+    end if;
+    v_why_not := case
+        when v_earlier.id is not null then 'It has been undone already.'
+        when v_action.undoes is not null then 'What undid something is not undone itself: decide anew.'
+        when v_action.action = 'release' then 'A released message has been delivered: hide it instead.'
+        when v_action.action not in ('dismiss', 'hide', 'reject', 'restore', 'mute', 'suspend', 'lift') then
+            'There is nothing to take back.'
+    end;
+
+    if v_why_not is not null then
+        null;
+    elsif v_action.action in ('hide', 'restore') then
+        if exists (
+            select 1
+            from public.messages as m
+            where m.id = v_action.message_id and m.state = case v_action.action when 'hide' then 'hidden' else 'visible' end
+        ) then
+            v_done := case v_action.action when 'hide' then 'restore' else 'hide' end;
+            perform private.switch_message(v_action.message_id, case v_done when 'hide' then 'hidden' else 'visible' end);
+        end if;
+    elsif v_action.action in ('mute', 'suspend') then
+        update private.sanctions as s
+        set lifted_at = clock_timestamp()
+        where s.id = v_action.sanction_id and s.lifted_at is null and (s.ends_at is null or s.ends_at > clock_timestamp());
+        v_done := case when found then 'lift' end;
+    elsif v_action.action = 'lift' then
+        select s.* into v_sanction from private.sanctions as s where s.id = v_action.sanction_id;
+        if not private.is_sanctioned(v_sanction.user_id, v_sanction.kind) then
+            -- With the time that was left when it was lifted.
+            return jsonb_build_object('action', private.impose_sanction(
+                v_me, v_sanction.user_id, v_sanction.kind, v_sanction.ends_at - v_sanction.lifted_at, v_sanction.reason, v_note,
+                p_action_id
+            ) -> 'action');
+        end if;
+    elsif v_action.action = 'reject' then
+        v_done := case when private.reopen_pending(v_action.message_id) then 'reopen' end;
+    else
+        v_done := 'reopen';
+    end if;
+
+    -- The row of the queue comes last. A decision that is taken back leaves the question open again.
+    if v_done is not null and v_action.item_id is not null then
+        v_reopened := private.reopen_item(v_action.item_id, v_action.action);
+    end if;
+    if v_why_not is null and (v_done is null or (v_done = 'reopen' and not v_reopened)) then
+        v_why_not := 'It is no longer as this action left it.';
+    end if;
+    if v_why_not is not null then
+        raise sqlstate 'PT409' using message = 'undo_not_possible', detail = v_why_not;
+    end if;
+    v_undo_id := private.record_action(
+        v_me, v_done, v_action.item_id, v_action.user_id, v_action.message_id, v_action.sanction_id, v_note,
+        case when v_reopened is null then '{}' else jsonb_build_object('reopened', v_reopened) end, p_action_id
+    );
+    return jsonb_build_object('action', private.action_json(v_undo_id));
+end;
+$$;
+
+COMMENT ON FUNCTION private.undo_moderation_action(p_action_id uuid, p_note text) IS 'Definer, because no API role may write our tables; for moderators only. See public.undo_moderation_action.';
+
 CREATE FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) RETURNS integer
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -5152,11 +7007,16 @@ begin
             and m.seq > p_read_seq
             and m.from_user_id <> p_user_id
             and m.state = 'visible'
+            and not exists (
+                select 1
+                from private.blocks as b
+                where b.blocker_id = p_user_id and b.blocked_id = m.from_user_id
+            )
     );
 end;
 $$;
 
-COMMENT ON FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) IS 'The definition of unread: visible messages of others above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)).';
+COMMENT ON FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) IS 'The definition of unread: visible messages of others, but not of people whom the reader blocks, above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)).';
 
 CREATE FUNCTION private.unread_counts() RETURNS jsonb
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -5354,6 +7214,20 @@ $_$;
 
 COMMENT ON FUNCTION private.update_profile(p_changes jsonb) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.update_profile.';
 
+CREATE FUNCTION private.user_evidence(p_me uuid, p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return jsonb_build_object(
+        'profile', private.profile_json(p_user_id),
+        'conversationIds', to_jsonb(private.shared_conversations(p_me, p_user_id))
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.user_evidence(p_me uuid, p_user_id uuid) IS 'A person''s name and picture as they are now, and the conversations shared with who reports them.';
+
 CREATE FUNCTION private.verify_envelope(p_me uuid, p_envelope jsonb, p_client_message_id uuid, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid) RETURNS private.sealed
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -5426,6 +7300,21 @@ $$;
 
 COMMENT ON FUNCTION private.verify_envelope(p_me uuid, p_envelope jsonb, p_client_message_id uuid, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid) IS 'The content of an envelope ({signed, signature, keyVersion}) that the service made for this caller, key and target within the last five minutes. Raises PT403 envelope_invalid for anything else, PT409 conflict when the rules have changed since it was judged.';
 
+CREATE FUNCTION private.warn_message(p_message public.messages, p_label text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+    if p_message.warning is not distinct from p_label then
+        return;
+    end if;
+    update public.messages as m set warning = p_label where m.id = p_message.id;
+    perform private.show_message(p_message, p_message.body, p_message.state, p_message.is_masked);
+end;
+$$;
+
+COMMENT ON FUNCTION private.warn_message(p_message public.messages, p_label text) IS 'Gives a message of a locked conversation another content warning (null: none) and tells everybody; the same again changes nothing.';
+
 CREATE FUNCTION public.add_members(p_conversation_id uuid DEFAULT NULL::uuid, p_user_ids uuid[] DEFAULT '{}'::uuid[], p_role text DEFAULT NULL::text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -5440,12 +7329,33 @@ CREATE FUNCTION public.allow_contact(p_conversation_id uuid DEFAULT NULL::uuid, 
 
 COMMENT ON FUNCTION public.allow_contact(p_conversation_id uuid, p_is_allowed boolean) IS 'For the host application''s server only (service_role), for example when a gig is booked: from now on contact details are shown in this conversation, and so are those of its masked messages, at most 500 in a call: {conversationId, isAllowed, unmaskedCount}. False: new messages are masked again. Raises PT400 validation_failed, PT404 not_found.';
 
+CREATE FUNCTION public.block_user(p_user_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.block_user(p_user_id);
+
+COMMENT ON FUNCTION public.block_user(p_user_id uuid) IS 'Ends direct contact with a person both ways, and hides their messages in groups from the caller: {user}. Nobody is told, any id will do, and a repeat changes nothing. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, PT422 block_list_full.';
+
+CREATE FUNCTION public.claim_classifications(p_limit integer DEFAULT 10, p_lease_s integer DEFAULT 60) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.claim_classifications(p_limit, p_lease_s);
+
+COMMENT ON FUNCTION public.claim_classifications(p_limit integer, p_lease_s integer) IS 'Hands out at most p_limit due messages for p_lease_s seconds, each to one worker: {jobs: [{lease, attempt, reason, messageId, eventSeq, conversationId, fromUserId, gigId, body, createdAt}]}. body is what the members read. What is not finished by then is handed out again. Raises PT400 validation_failed.';
+
 CREATE FUNCTION public.create_group(p_title text DEFAULT NULL::text, p_member_ids uuid[] DEFAULT '{}'::uuid[], p_gig_id uuid DEFAULT NULL::uuid, p_client_group_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     RETURN private.create_group(p_title, p_member_ids, p_gig_id, p_client_group_id);
 
 COMMENT ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) IS 'Makes a group owned by the caller, once per (caller, p_client_group_id): {conversation, created}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or recipient_unavailable, PT404 not_found, PT409 idempotency_conflict, PT422 group_full, PT429 rate_limited.';
+
+CREATE FUNCTION public.decide_moderation_item(p_item_id uuid DEFAULT NULL::uuid, p_decision text DEFAULT NULL::text, p_note text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.decide_moderation_item(p_item_id, p_decision, p_note);
+
+COMMENT ON FUNCTION public.decide_moderation_item(p_item_id uuid, p_decision text, p_note text) IS 'Decides an item and closes its reports: {item, action}. dismiss: nothing is wrong; hide: nobody reads the message any more; release, reject: a held message is sent or not. The same decision again by the same moderator changes nothing. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden, PT404 not_found, PT409 already_decided or message_deleted, PT422 decision_not_possible.';
 
 CREATE FUNCTION public.delete_message(p_message_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
@@ -5459,7 +7369,21 @@ CREATE FUNCTION public.edit_message(p_message_id uuid DEFAULT NULL::uuid, p_body
     SET search_path TO ''
     RETURN private.edit_message(p_message_id, p_body);
 
-COMMENT ON FUNCTION public.edit_message(p_message_id uuid, p_body text) IS 'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or account_unavailable or account_muted, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed or message_sensitive, PT429 rate_limited. What moderation refuses is answered with status 422, as by send_message.';
+COMMENT ON FUNCTION public.edit_message(p_message_id uuid, p_body text) IS 'Replaces the text of the caller''s own message: {message}. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, account_unavailable, account_muted or recipient_unavailable, PT404 not_found, PT409 message_deleted, PT422 edit_window_closed or message_sensitive, PT429 rate_limited. What moderation refuses is answered with status 422, as by send_message.';
+
+CREATE FUNCTION public.fail_classification(p_message_id uuid DEFAULT NULL::uuid, p_lease uuid DEFAULT NULL::uuid, p_error text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.fail_classification(p_message_id, p_lease, p_error);
+
+COMMENT ON FUNCTION public.fail_classification(p_message_id uuid, p_lease uuid, p_error text) IS 'Notes a failed attempt: {result} is retry (later, with doubled pauses), outdated, or after settings.classifier_attempts_max of them shown (mode open) or hidden (mode closed, with an item for the moderators). Raises PT400 validation_failed.';
+
+CREATE FUNCTION public.finish_classification(p_message_id uuid DEFAULT NULL::uuid, p_lease uuid DEFAULT NULL::uuid, p_outcome jsonb DEFAULT NULL::jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.finish_classification(p_message_id, p_lease, p_outcome);
+
+COMMENT ON FUNCTION public.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) IS 'Does what the classifier said, {action: allow, warn, hide or review, label, score, model}: {result} is done, outdated (the lease is lost, or the message has changed and is handed out again) or off. Hidden and to be reviewed: an item for the moderators. Raises PT400 validation_failed.';
 
 CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -5475,6 +7399,13 @@ CREATE FUNCTION public.get_limits() RETURNS jsonb
 
 COMMENT ON FUNCTION public.get_limits() IS 'The caller''s limits now, {limits: [{name, limit, remaining, windowS, resetS}]}: sends, conversations started, edits, reports. Raises PT401 unauthenticated.';
 
+CREATE FUNCTION public.get_moderation_item(p_item_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.get_moderation_item(p_item_id);
+
+COMMENT ON FUNCTION public.get_moderation_item(p_item_id uuid) IS 'What an item of the queue is about: {item, message, context (ten messages before and after), reports (the first 50), verdicts, sanctions, actions (about the person, newest first)}. Writes into the audit log that the caller looked. Raises PT401 unauthenticated, PT403 account_unavailable or forbidden, PT404 not_found.';
+
 CREATE FUNCTION public.get_moderation_rules() RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -5488,6 +7419,20 @@ CREATE FUNCTION public.get_profile() RETURNS jsonb
     RETURN private.get_profile();
 
 COMMENT ON FUNCTION public.get_profile() IS 'The caller''s own profile, {profile}: Profile and locale. Raises PT401 unauthenticated.';
+
+CREATE FUNCTION public.lift_sanction(p_sanction_id uuid DEFAULT NULL::uuid, p_note text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.lift_sanction(p_sanction_id, p_note);
+
+COMMENT ON FUNCTION public.lift_sanction(p_sanction_id uuid, p_note text) IS 'Ends a sanction early, at once: {sanction, action}. The same again by the same moderator changes nothing. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden, PT404 not_found, PT409 already_decided.';
+
+CREATE FUNCTION public.list_blocked(p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.list_blocked(p_limit, p_cursor);
+
+COMMENT ON FUNCTION public.list_blocked(p_limit integer, p_cursor text) IS 'A page of the people the caller blocks, newest block first: {users, nextCursor}. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
 
 CREATE FUNCTION public.list_conversations(p_limit integer DEFAULT 30, p_offset integer DEFAULT 0) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -5524,6 +7469,20 @@ CREATE FUNCTION public.list_messages(p_conversation_id uuid DEFAULT NULL::uuid, 
 
 COMMENT ON FUNCTION public.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) IS 'A page of messages, ascending: {messages, hasMoreBefore, hasMoreAfter}. Newest first page without a place; seq < p_before; seq > p_after; or p_around in the middle. Raises PT400 validation_failed, PT401 unauthenticated, PT404 not_found.';
 
+CREATE FUNCTION public.list_moderation_actions(p_user_id uuid DEFAULT NULL::uuid, p_item_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.list_moderation_actions(p_user_id, p_item_id, p_limit, p_cursor);
+
+COMMENT ON FUNCTION public.list_moderation_actions(p_user_id uuid, p_item_id uuid, p_limit integer, p_cursor text) IS 'A page of the audit log, newest first, {actions, nextCursor}; about one person, or one item. Without what is about the caller. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated, PT403 account_unavailable or forbidden.';
+
+CREATE FUNCTION public.list_moderation_queue(p_status text DEFAULT 'open'::text, p_kind text DEFAULT NULL::text, p_user_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    RETURN private.list_moderation_queue(p_status, p_kind, p_user_id, p_limit, p_cursor);
+
+COMMENT ON FUNCTION public.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) IS 'A page of the moderators'' queue, {items, nextCursor}: the open ones, oldest first, or the decided ones, newest decision first; of one kind, about one person. Without what is about the caller. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated, PT403 account_unavailable or forbidden.';
+
 CREATE FUNCTION public.mark_all_read(p_conversation_id uuid DEFAULT NULL::uuid, p_up_to_seq bigint DEFAULT NULL::bigint) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -5552,6 +7511,27 @@ CREATE FUNCTION public.message_history(p_message_id uuid DEFAULT NULL::uuid) RET
 
 COMMENT ON FUNCTION public.message_history(p_message_id uuid) IS 'The newest 100 texts a visible message has had, oldest first, the last one in force: {versions}; none for a deleted or hidden one. Raises PT401 unauthenticated, PT404 not_found.';
 
+CREATE FUNCTION public.moderate_hide_message(p_message_id uuid DEFAULT NULL::uuid, p_note text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.moderate_hide_message(p_message_id, p_note);
+
+COMMENT ON FUNCTION public.moderate_hide_message(p_message_id uuid, p_note text) IS 'Hides a message from everybody in its conversation: {action}. A repetition answers the action that hid it. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden, PT404 not_found, PT409 message_deleted.';
+
+CREATE FUNCTION public.moderate_restore_message(p_message_id uuid DEFAULT NULL::uuid, p_note text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.moderate_restore_message(p_message_id, p_note);
+
+COMMENT ON FUNCTION public.moderate_restore_message(p_message_id uuid, p_note text) IS 'Shows a hidden message again: {action}. A repetition answers the action that restored it. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden, PT404 not_found, PT409 message_deleted.';
+
+CREATE FUNCTION public.release_classification(p_message_id uuid DEFAULT NULL::uuid, p_lease uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.release_classification(p_message_id, p_lease);
+
+COMMENT ON FUNCTION public.release_classification(p_message_id uuid, p_lease uuid) IS 'Gives a message back that was not asked about, at once and without counting an attempt: {result} is released or outdated.';
+
 CREATE FUNCTION public.remove_member(p_conversation_id uuid DEFAULT NULL::uuid, p_user_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -5559,12 +7539,33 @@ CREATE FUNCTION public.remove_member(p_conversation_id uuid DEFAULT NULL::uuid, 
 
 COMMENT ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) IS 'Removes somebody from a group, oneself to leave: {conversationId, userId}. Owners may remove anybody, admins members. When the last owner goes, the longest-standing admin, else member, becomes owner. Raises PT401 unauthenticated, PT403 forbidden, PT404 not_found, PT422 not_a_group.';
 
+CREATE FUNCTION public.report_message(p_message_id uuid DEFAULT NULL::uuid, p_reason text DEFAULT NULL::text, p_note text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.report_message(p_message_id, p_reason, p_note);
+
+COMMENT ON FUNCTION public.report_message(p_message_id uuid, p_reason text, p_note text) IS 'Reports somebody else''s message to the moderators: {report, created}; while the caller''s report about it is open, that one. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden, PT404 not_found, PT429 rate_limited.';
+
+CREATE FUNCTION public.report_user(p_user_id uuid DEFAULT NULL::uuid, p_reason text DEFAULT NULL::text, p_note text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.report_user(p_user_id, p_reason, p_note);
+
+COMMENT ON FUNCTION public.report_user(p_user_id uuid, p_reason text, p_note text) IS 'Reports a person one is, or was, in a conversation with: {report, created}; while the caller''s report about them is open, that one. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, PT404 not_found, PT429 rate_limited.';
+
 CREATE FUNCTION public.rewrap_envelopes(p_envelopes jsonb DEFAULT NULL::jsonb) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     RETURN private.rewrap_envelopes(p_envelopes);
 
 COMMENT ON FUNCTION public.rewrap_envelopes(p_envelopes jsonb) IS 'For the rotation of keys: [{messageId, fromVersion, keyVersion, wrappedKey, oldDigest, digest}] puts envelopes that still are under fromVersion under keyVersion: {rewrapped}. Texts do not change; a retry of their sends stays one. Raises PT400 validation_failed.';
+
+CREATE FUNCTION public.sanction_user(p_user_id uuid DEFAULT NULL::uuid, p_kind text DEFAULT NULL::text, p_duration_s integer DEFAULT NULL::integer, p_reason text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.sanction_user(p_user_id, p_kind, p_duration_s, p_reason);
+
+COMMENT ON FUNCTION public.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) IS 'Mutes or suspends a person at once, for p_duration_s seconds or until it is lifted (null): {sanction, action, created}. The same again by the same moderator changes nothing. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden (moderators are sanctioned by admins only, admins and oneself by nobody), PT404 not_found, PT409 already_decided.';
 
 CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversation_id uuid DEFAULT NULL::uuid, p_to_user_id uuid DEFAULT NULL::uuid, p_gig_id uuid DEFAULT NULL::uuid, p_client_message_id uuid DEFAULT NULL::uuid, p_envelope jsonb DEFAULT NULL::jsonb) RETURNS jsonb
     LANGUAGE sql
@@ -5578,7 +7579,7 @@ CREATE FUNCTION public.set_typing(p_conversation_id uuid DEFAULT NULL::uuid) RET
     SET search_path TO ''
     RETURN private.set_typing(p_conversation_id);
 
-COMMENT ON FUNCTION public.set_typing(p_conversation_id uuid) IS 'Tells the members of a conversation, on its live topic, that the caller is typing: {}. Nothing is stored. Raises PT401 unauthenticated, PT404 not_found.';
+COMMENT ON FUNCTION public.set_typing(p_conversation_id uuid) IS 'Tells the members of a conversation, on its live topic, that the caller is typing: {}. Nothing is stored. Raises PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found.';
 
 CREATE FUNCTION public.sync(p_cursor text DEFAULT NULL::text, p_limit integer DEFAULT 200) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -5586,6 +7587,20 @@ CREATE FUNCTION public.sync(p_cursor text DEFAULT NULL::text, p_limit integer DE
     RETURN private.sync(p_cursor, p_limit);
 
 COMMENT ON FUNCTION public.sync(p_cursor text, p_limit integer) IS 'What changed for the caller since a cursor, as it is now, at least once: {messages, conversations, receipts, lost, cursor, hasMore, position}. Without a cursor: the first page of the inbox and a cursor. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
+
+CREATE FUNCTION public.unblock_user(p_user_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.unblock_user(p_user_id);
+
+COMMENT ON FUNCTION public.unblock_user(p_user_id uuid) IS 'Ends a block of the caller''s, if there is one: {userId}. Nobody is told. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable.';
+
+CREATE FUNCTION public.undo_moderation_action(p_action_id uuid DEFAULT NULL::uuid, p_note text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    RETURN private.undo_moderation_action(p_action_id, p_note);
+
+COMMENT ON FUNCTION public.undo_moderation_action(p_action_id uuid, p_note text) IS 'Takes back what an action did, once: {action}. A hidden message is shown again and a restored one hidden, a sanction lifted, a lifted one imposed again for the time it had left, a rejected message waits again; the item of a decision is open again. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden (moderators undo their own, admins everybody''s), PT404 not_found, PT409 undo_not_possible or message_deleted.';
 
 CREATE FUNCTION public.unread_counts() RETURNS jsonb
     LANGUAGE sql STABLE
@@ -5608,20 +7623,53 @@ CREATE FUNCTION public.update_profile(p_changes jsonb DEFAULT '{}'::jsonb) RETUR
 
 COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, PT422 text_rejected.';
 
-CREATE TABLE private.blocks (
-    blocker_id uuid NOT NULL,
-    blocked_id uuid NOT NULL,
+CREATE TABLE private.classifier_jobs (
+    message_id uuid NOT NULL,
+    reason text NOT NULL,
+    event_seq bigint NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    last_error text,
+    run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    leased_until timestamp with time zone,
+    lease uuid,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT blocks_blocked_id_check CHECK ((blocked_id <> blocker_id))
+    CONSTRAINT classifier_jobs_lease_check CHECK (((lease IS NULL) = (leased_until IS NULL))),
+    CONSTRAINT classifier_jobs_reason_check CHECK ((reason = ANY (ARRAY['created'::text, 'edited'::text])))
 );
 
-COMMENT ON TABLE private.blocks IS 'Ends contact both ways: neither can write to the other directly, type to them or see whether they are there. Never announced.';
+COMMENT ON TABLE private.classifier_jobs IS 'Messages that wait for the classifier or are with it. No text is kept here: the worker is given what the message says by then.';
 
-COMMENT ON COLUMN private.blocks.blocker_id IS 'auth.users.id of who does not want to hear from the other.';
+COMMENT ON COLUMN private.classifier_jobs.message_id IS 'public.messages.id; no foreign key.';
 
-COMMENT ON COLUMN private.blocks.blocked_id IS 'auth.users.id of the other.';
+COMMENT ON COLUMN private.classifier_jobs.reason IS 'created or edited.';
 
-COMMENT ON COLUMN private.blocks.created_at IS 'When.';
+COMMENT ON COLUMN private.classifier_jobs.event_seq IS 'The message''s event_seq when it was queued or handed out last: a verdict holds for that text only.';
+
+COMMENT ON COLUMN private.classifier_jobs.attempts IS 'Attempts that failed.';
+
+COMMENT ON COLUMN private.classifier_jobs.last_error IS 'The worker''s word for the last failure.';
+
+COMMENT ON COLUMN private.classifier_jobs.run_at IS 'Not before.';
+
+COMMENT ON COLUMN private.classifier_jobs.leased_until IS 'A worker has it until then; null: it is free.';
+
+COMMENT ON COLUMN private.classifier_jobs.lease IS 'Known to the worker that has it; whoever lost the lease can no longer say anything.';
+
+COMMENT ON COLUMN private.classifier_jobs.created_at IS 'Since when this text waits.';
+
+CREATE TABLE private.classifier_totals (
+    day date NOT NULL,
+    outcome text NOT NULL,
+    total bigint NOT NULL
+);
+
+COMMENT ON TABLE private.classifier_totals IS 'How many messages ended how, a few rows per day.';
+
+COMMENT ON COLUMN private.classifier_totals.day IS 'In UTC.';
+
+COMMENT ON COLUMN private.classifier_totals.outcome IS 'allow, warn, hide or review: what the classifier said; unclassified_shown or unclassified_hidden: it could not be asked, and the mode was open or closed.';
+
+COMMENT ON COLUMN private.classifier_totals.total IS 'Messages, each version counted.';
 
 CREATE TABLE private.envelope_keys (
     version integer NOT NULL,
@@ -5773,43 +7821,6 @@ COMMENT ON COLUMN private.moderation_actions.undoes IS 'The action this one took
 
 COMMENT ON COLUMN private.moderation_actions.created_at IS 'When.';
 
-CREATE TABLE private.moderation_items (
-    id uuid DEFAULT private.uuid_v7() NOT NULL,
-    kind text NOT NULL,
-    status text DEFAULT 'open'::text NOT NULL,
-    user_id uuid NOT NULL,
-    conversation_id uuid,
-    message_id uuid,
-    details jsonb DEFAULT '{}'::jsonb NOT NULL,
-    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    decided_at timestamp with time zone,
-    decision text,
-    CONSTRAINT moderation_items_kind_check CHECK ((kind = ANY (ARRAY['message_report'::text, 'user_report'::text, 'held'::text, 'classified'::text]))),
-    CONSTRAINT moderation_items_status_check CHECK ((((status = 'open'::text) AND (decided_at IS NULL) AND (decision IS NULL)) OR ((status = 'decided'::text) AND (decided_at IS NOT NULL) AND (decision IS NOT NULL))))
-);
-
-COMMENT ON TABLE private.moderation_items IS 'The queue: one open item per kind and thing, however many people report it.';
-
-COMMENT ON COLUMN private.moderation_items.id IS 'Time-ordered UUID.';
-
-COMMENT ON COLUMN private.moderation_items.kind IS 'message_report, user_report, held (a message waits) or classified (by the outside classifier).';
-
-COMMENT ON COLUMN private.moderation_items.status IS 'open or decided.';
-
-COMMENT ON COLUMN private.moderation_items.user_id IS 'Whose conduct it is about.';
-
-COMMENT ON COLUMN private.moderation_items.conversation_id IS 'Where, if it is about a message.';
-
-COMMENT ON COLUMN private.moderation_items.message_id IS 'public.messages.id, or the id a held message will have.';
-
-COMMENT ON COLUMN private.moderation_items.details IS 'What led to it.';
-
-COMMENT ON COLUMN private.moderation_items.opened_at IS 'When it came up first.';
-
-COMMENT ON COLUMN private.moderation_items.decided_at IS 'When it was decided.';
-
-COMMENT ON COLUMN private.moderation_items.decision IS 'What was decided.';
-
 CREATE TABLE private.moderation_letters (
     letter text NOT NULL COLLATE pg_catalog."C",
     fold text NOT NULL
@@ -5960,35 +7971,6 @@ COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the win
 
 COMMENT ON COLUMN private.paces.recent IS 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';
 
-CREATE TABLE private.sanctions (
-    id uuid DEFAULT private.uuid_v7() NOT NULL,
-    user_id uuid NOT NULL,
-    kind text NOT NULL,
-    reason text NOT NULL,
-    starts_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    ends_at timestamp with time zone,
-    lifted_at timestamp with time zone,
-    CONSTRAINT sanctions_ends_at_check CHECK ((ends_at > starts_at)),
-    CONSTRAINT sanctions_kind_check CHECK ((kind = ANY (ARRAY['mute'::text, 'suspend'::text]))),
-    CONSTRAINT sanctions_reason_check CHECK (((char_length(reason) >= 1) AND (char_length(reason) <= 1000)))
-);
-
-COMMENT ON TABLE private.sanctions IS 'A muted person cannot write. A suspended one cannot change anything and is not reachable either, like an account that is gone.';
-
-COMMENT ON COLUMN private.sanctions.id IS 'Time-ordered UUID.';
-
-COMMENT ON COLUMN private.sanctions.user_id IS 'auth.users.id.';
-
-COMMENT ON COLUMN private.sanctions.kind IS 'mute or suspend.';
-
-COMMENT ON COLUMN private.sanctions.reason IS 'For moderators; the person is not told.';
-
-COMMENT ON COLUMN private.sanctions.starts_at IS 'When it was imposed; in force at once.';
-
-COMMENT ON COLUMN private.sanctions.ends_at IS 'When it ends by itself; null: when it is lifted.';
-
-COMMENT ON COLUMN private.sanctions.lifted_at IS 'When it was lifted early.';
-
 CREATE TABLE private.send_keys (
     from_user_id uuid NOT NULL,
     client_message_id uuid NOT NULL,
@@ -6077,6 +8059,12 @@ COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last
 ALTER TABLE ONLY private.blocks
     ADD CONSTRAINT blocks_pkey PRIMARY KEY (blocker_id, blocked_id);
 
+ALTER TABLE ONLY private.classifier_jobs
+    ADD CONSTRAINT classifier_jobs_pkey PRIMARY KEY (message_id);
+
+ALTER TABLE ONLY private.classifier_totals
+    ADD CONSTRAINT classifier_totals_pkey PRIMARY KEY (day, outcome);
+
 ALTER TABLE ONLY private.envelope_keys
     ADD CONSTRAINT envelope_keys_pkey PRIMARY KEY (version);
 
@@ -6137,6 +8125,9 @@ ALTER TABLE ONLY private.paces
 ALTER TABLE ONLY private.pending_messages
     ADD CONSTRAINT pending_messages_pkey PRIMARY KEY (message_id);
 
+ALTER TABLE ONLY private.reports
+    ADD CONSTRAINT reports_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY private.sanctions
     ADD CONSTRAINT sanctions_pkey PRIMARY KEY (id);
 
@@ -6163,6 +8154,8 @@ ALTER TABLE ONLY public.profiles
 
 CREATE INDEX blocks_blocked_id_blocker_id_idx ON private.blocks USING btree (blocked_id, blocker_id);
 
+CREATE INDEX classifier_jobs_due_idx ON private.classifier_jobs USING btree (COALESCE(leased_until, run_at));
+
 CREATE INDEX envelopes_key_version_message_id_idx ON private.envelopes USING btree (key_version, message_id);
 
 CREATE INDEX moderation_actions_item_id_idx ON private.moderation_actions USING btree (item_id, id);
@@ -6170,6 +8163,8 @@ CREATE INDEX moderation_actions_item_id_idx ON private.moderation_actions USING 
 CREATE UNIQUE INDEX moderation_actions_undoes_key ON private.moderation_actions USING btree (undoes) WHERE (undoes IS NOT NULL);
 
 CREATE INDEX moderation_actions_user_id_idx ON private.moderation_actions USING btree (user_id, id);
+
+CREATE INDEX moderation_items_decided_idx ON private.moderation_items USING btree (decided_at, id) WHERE (status = 'decided'::text);
 
 CREATE UNIQUE INDEX moderation_items_open_message_key ON private.moderation_items USING btree (message_id, kind) WHERE ((status = 'open'::text) AND (message_id IS NOT NULL));
 
@@ -6187,6 +8182,10 @@ CREATE INDEX moderation_terms_is_anywhere_idx ON private.moderation_terms USING 
 
 CREATE INDEX pending_messages_from_user_id_idx ON private.pending_messages USING btree (from_user_id, conversation_id, message_id);
 
+CREATE INDEX reports_item_id_idx ON private.reports USING btree (item_id, id);
+
+CREATE UNIQUE INDEX reports_open_key ON private.reports USING btree (reporter_id, COALESCE(message_id, user_id)) WHERE (status = 'open'::text);
+
 CREATE INDEX sanctions_user_id_idx ON private.sanctions USING btree (user_id) WHERE (lifted_at IS NULL);
 
 CREATE INDEX verdicts_message_id_idx ON private.verdicts USING btree (message_id) WHERE (message_id IS NOT NULL);
@@ -6194,6 +8193,8 @@ CREATE INDEX verdicts_message_id_idx ON private.verdicts USING btree (message_id
 CREATE INDEX verdicts_user_id_idx ON private.verdicts USING btree (user_id, id);
 
 CREATE INDEX conversation_members_changed_position_idx ON public.conversation_members USING btree (user_id, changed_position, conversation_id);
+
+CREATE INDEX conversation_members_former_idx ON public.conversation_members USING btree (user_id, conversation_id) WHERE (left_at IS NOT NULL);
 
 CREATE INDEX conversation_members_inbox_idx ON public.conversation_members USING btree (user_id, is_archived, is_pinned DESC, last_activity_at DESC, conversation_id DESC) WHERE (left_at IS NULL);
 
@@ -6258,6 +8259,8 @@ REVOKE ALL ON TYPE private.inbox_place FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.account_is_active(p_user_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.action_json(p_action_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
 
@@ -6266,7 +8269,14 @@ GRANT ALL ON FUNCTION private.allow_contact(p_conversation_id uuid, p_is_allowed
 
 REVOKE ALL ON FUNCTION private.announce_profile(p_user_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.apply_block(p_me uuid, p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.block_user(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.block_user(p_user_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.blocked_user_json(p_block private.blocks) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.blockers_among(p_user_ids uuid[], p_blocked_id uuid) FROM PUBLIC;
 
@@ -6279,6 +8289,9 @@ REVOKE ALL ON FUNCTION private.check_moderation_pattern(p_pattern text) FROM PUB
 REVOKE ALL ON FUNCTION private.check_moderation_rule() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.check_pace(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.claim_classifications(p_limit integer, p_lease_s integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.claim_classifications(p_limit integer, p_lease_s integer) TO service_role;
 
 REVOKE ALL ON FUNCTION private.compile_moderation() FROM PUBLIC;
 
@@ -6296,6 +8309,8 @@ REVOKE ALL ON FUNCTION private.conversation_facts(c public.conversations, me pub
 
 REVOKE ALL ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.count_classification(p_outcome text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) TO authenticated;
 
@@ -6303,8 +8318,17 @@ REVOKE ALL ON FUNCTION private.create_heads(p_user_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.create_profile() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.decide_moderation_item(p_item_id uuid, p_decision text, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.decide_moderation_item(p_item_id uuid, p_decision text, p_note text) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.delete_message(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.delete_message(p_message_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.desk_message(p_message_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.desk_page(p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.direct_other(p_conversation public.conversations, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) TO authenticated;
@@ -6313,9 +8337,21 @@ REVOKE ALL ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_
 
 REVOKE ALL ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.enqueue_classification(p_message_id uuid, p_mode text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.envelope_json(p_message_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.fail_classification(p_message_id uuid, p_lease uuid, p_error text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.fail_classification(p_message_id uuid, p_lease uuid, p_error text) TO service_role;
+
+REVOKE ALL ON FUNCTION private.file_report(p_me uuid, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_reason text, p_note text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.forget_blocks() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.forget_profile() FROM PUBLIC;
 
@@ -6324,6 +8360,9 @@ GRANT ALL ON FUNCTION private.get_conversation(p_conversation_id uuid) TO authen
 
 REVOKE ALL ON FUNCTION private.get_limits() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_limits() TO authenticated;
+
+REVOKE ALL ON FUNCTION private.get_moderation_item(p_item_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.get_moderation_item(p_item_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.get_moderation_rules() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_moderation_rules() TO service_role;
@@ -6339,9 +8378,13 @@ REVOKE ALL ON FUNCTION private.has_link(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.has_long_mark_run(p_text text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.have_met(p_viewer_id uuid, p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.hide_message(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.hold_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.impose_sanction(p_me uuid, p_user_id uuid, p_kind text, p_for interval, p_reason text, p_note text, p_undoes uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity_at timestamp with time zone, p_conversation_id uuid) FROM PUBLIC;
 
@@ -6363,6 +8406,8 @@ REVOKE ALL ON FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.is_sanctioned(p_user_id uuid, p_kind text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.iso_time(p_at timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.item_json(p_item private.moderation_items) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) FROM PUBLIC;
 
@@ -6386,6 +8431,12 @@ REVOKE ALL ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) FR
 
 REVOKE ALL ON FUNCTION private.leave_all_groups() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.lift_sanction(p_sanction_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.lift_sanction(p_sanction_id uuid, p_note text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.list_blocked(p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.list_blocked(p_limit integer, p_cursor text) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_conversations(p_limit integer, p_offset integer) TO authenticated;
 
@@ -6401,13 +8452,27 @@ GRANT ALL ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integ
 REVOKE ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.list_moderation_actions(p_user_id uuid, p_item_id uuid, p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.list_moderation_actions(p_user_id uuid, p_item_id uuid, p_limit integer, p_cursor text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.lock_block(p_me uuid, p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.lock_classification(p_message_id uuid, p_lease uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.lock_desk(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_pace(p_user_id uuid, p_kind text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.lock_pair(p_a uuid, p_b uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.manage_group(p_me uuid, p_conversation_id uuid) FROM PUBLIC;
 
@@ -6425,12 +8490,22 @@ GRANT ALL ON FUNCTION private.may_use_live_topic(p_topic text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.member_json(p_member public.conversation_members) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.message_evidence(p_message_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.message_history(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.message_history(p_message_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderate_hide_message(p_message_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.moderate_hide_message(p_message_id uuid, p_note text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.moderate_message(p_me uuid, p_message_id uuid, p_action text, p_note text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.moderate_restore_message(p_message_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.moderate_restore_message(p_message_id uuid, p_note text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.moderation_collapse(p_text text) FROM PUBLIC;
 
@@ -6474,11 +8549,15 @@ REVOKE ALL ON FUNCTION private.normalize_line(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.normalize_text(p_text text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.note_of(p_note text, p_pointer text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.note_seen(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.open_item(p_kind text, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_details jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.original_json(p_message public.messages) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.own_profile_json(p_user_id uuid) FROM PUBLIC;
 
@@ -6489,6 +8568,8 @@ REVOKE ALL ON FUNCTION private.pace_json(p_happened_at timestamp with time zone[
 REVOKE ALL ON FUNCTION private.pending_json(p_pending private.pending_messages) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.profile_json(p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.queue_classified(p_message public.messages, p_details jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) FROM PUBLIC;
 
@@ -6510,14 +8591,27 @@ REVOKE ALL ON FUNCTION private.register_envelope_key(p_version integer, p_signin
 
 REVOKE ALL ON FUNCTION private.reject_pending(p_message_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.release_classification(p_message_id uuid, p_lease uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.release_classification(p_message_id uuid, p_lease uuid) TO service_role;
+
 REVOKE ALL ON FUNCTION private.release_pending(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.remove_member(p_conversation_id uuid, p_user_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.reopen_item(p_item_id uuid, p_decision text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.reopen_pending(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.report_json(p_report private.reports) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.report_message(p_message_id uuid, p_reason text, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.report_message(p_message_id uuid, p_reason text, p_note text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.report_user(p_user_id uuid, p_reason text, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.report_user(p_user_id uuid, p_reason text, p_note text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed) FROM PUBLIC;
 
@@ -6529,12 +8623,19 @@ REVOKE ALL ON FUNCTION private.require_caller() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_moderator() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.require_rank_above(p_me uuid, p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.restore_message(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.rewrap_envelopes(p_envelopes jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.rewrap_envelopes(p_envelopes jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.sanction_json(p_sanction private.sanctions) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.sealed_digest(p_conversation_id uuid, p_key_version integer, p_digest text) FROM PUBLIC;
 
@@ -6548,9 +8649,13 @@ GRANT ALL ON FUNCTION private.send_message(p_body text, p_conversation_id uuid, 
 REVOKE ALL ON FUNCTION private.set_typing(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.set_typing(p_conversation_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.shared_conversations(p_me uuid, p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.switch_message(p_message_id uuid, p_to text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) TO authenticated;
@@ -6560,6 +8665,12 @@ REVOKE ALL ON FUNCTION private.sync_digest(p_user_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.text_digest(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.unblock_user(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.unblock_user(p_user_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.undo_moderation_action(p_action_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.undo_moderation_action(p_action_id uuid, p_note text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.unread_count(p_conversation_id uuid, p_user_id uuid, p_read_seq bigint) FROM PUBLIC;
 
@@ -6574,7 +8685,11 @@ GRANT ALL ON FUNCTION private.update_conversation(p_conversation_id uuid, p_chan
 REVOKE ALL ON FUNCTION private.update_profile(p_changes jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.update_profile(p_changes jsonb) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.user_evidence(p_me uuid, p_user_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.verify_envelope(p_me uuid, p_envelope jsonb, p_client_message_id uuid, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.warn_message(p_message public.messages, p_label text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
@@ -6582,8 +8697,17 @@ GRANT ALL ON FUNCTION public.add_members(p_conversation_id uuid, p_user_ids uuid
 REVOKE ALL ON FUNCTION public.allow_contact(p_conversation_id uuid, p_is_allowed boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.allow_contact(p_conversation_id uuid, p_is_allowed boolean) TO service_role;
 
+REVOKE ALL ON FUNCTION public.block_user(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.block_user(p_user_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.claim_classifications(p_limit integer, p_lease_s integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_classifications(p_limit integer, p_lease_s integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.create_group(p_title text, p_member_ids uuid[], p_gig_id uuid, p_client_group_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.decide_moderation_item(p_item_id uuid, p_decision text, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.decide_moderation_item(p_item_id uuid, p_decision text, p_note text) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.delete_message(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.delete_message(p_message_id uuid) TO authenticated;
@@ -6591,17 +8715,32 @@ GRANT ALL ON FUNCTION public.delete_message(p_message_id uuid) TO authenticated;
 REVOKE ALL ON FUNCTION public.edit_message(p_message_id uuid, p_body text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.edit_message(p_message_id uuid, p_body text) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.fail_classification(p_message_id uuid, p_lease uuid, p_error text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.fail_classification(p_message_id uuid, p_lease uuid, p_error text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) TO service_role;
+
 REVOKE ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_conversation(p_conversation_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.get_limits() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_limits() TO authenticated;
 
+REVOKE ALL ON FUNCTION public.get_moderation_item(p_item_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_moderation_item(p_item_id uuid) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.get_moderation_rules() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_moderation_rules() TO service_role;
 
 REVOKE ALL ON FUNCTION public.get_profile() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_profile() TO authenticated;
+
+REVOKE ALL ON FUNCTION public.lift_sanction(p_sanction_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.lift_sanction(p_sanction_id uuid, p_note text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.list_blocked(p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_blocked(p_limit integer, p_cursor text) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.list_conversations(p_limit integer, p_offset integer) TO authenticated;
@@ -6618,6 +8757,12 @@ GRANT ALL ON FUNCTION public.list_members(p_conversation_id uuid, p_limit intege
 REVOKE ALL ON FUNCTION public.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.list_moderation_actions(p_user_id uuid, p_item_id uuid, p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_moderation_actions(p_user_id uuid, p_item_id uuid, p_limit integer, p_cursor text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.mark_all_read(p_conversation_id uuid, p_up_to_seq bigint) TO authenticated;
 
@@ -6630,11 +8775,29 @@ GRANT ALL ON FUNCTION public.mark_read(p_message_id uuid) TO authenticated;
 REVOKE ALL ON FUNCTION public.message_history(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.message_history(p_message_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.moderate_hide_message(p_message_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.moderate_hide_message(p_message_id uuid, p_note text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.moderate_restore_message(p_message_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.moderate_restore_message(p_message_id uuid, p_note text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.release_classification(p_message_id uuid, p_lease uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.release_classification(p_message_id uuid, p_lease uuid) TO service_role;
+
 REVOKE ALL ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.remove_member(p_conversation_id uuid, p_user_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.report_message(p_message_id uuid, p_reason text, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.report_message(p_message_id uuid, p_reason text, p_note text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.report_user(p_user_id uuid, p_reason text, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.report_user(p_user_id uuid, p_reason text, p_note text) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.rewrap_envelopes(p_envelopes jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.rewrap_envelopes(p_envelopes jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) TO authenticated;
@@ -6644,6 +8807,12 @@ GRANT ALL ON FUNCTION public.set_typing(p_conversation_id uuid) TO authenticated
 
 REVOKE ALL ON FUNCTION public.sync(p_cursor text, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.sync(p_cursor text, p_limit integer) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.unblock_user(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.unblock_user(p_user_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.undo_moderation_action(p_action_id uuid, p_note text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.undo_moderation_action(p_action_id uuid, p_note text) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.unread_counts() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.unread_counts() TO authenticated;
@@ -6659,6 +8828,8 @@ GRANT SELECT ON TABLE public.profiles TO service_role;
 
 -- Triggers on tables of Supabase
 
+CREATE TRIGGER blocks_forget_after_delete AFTER DELETE ON auth.users FOR EACH ROW EXECUTE FUNCTION private.forget_blocks();
+CREATE TRIGGER blocks_forget_after_update AFTER UPDATE OF deleted_at ON auth.users FOR EACH ROW WHEN (((new.deleted_at IS NOT NULL) AND (old.deleted_at IS NULL))) EXECUTE FUNCTION private.forget_blocks();
 CREATE TRIGGER groups_leave_after_delete AFTER DELETE ON auth.users FOR EACH ROW EXECUTE FUNCTION private.leave_all_groups();
 CREATE TRIGGER groups_leave_after_update AFTER UPDATE OF deleted_at ON auth.users FOR EACH ROW WHEN (((new.deleted_at IS NOT NULL) AND (old.deleted_at IS NULL))) EXECUTE FUNCTION private.leave_all_groups();
 CREATE TRIGGER profiles_create_after_insert AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION private.create_profile();

@@ -1,7 +1,6 @@
 """The table of contents: every route, in the order of the documentation."""
 
-from app.routes import conversations, docs, groups, health, live, messages, moderation, profile, reports
-from app.routes import conversations, docs, groups, health, live, messages, profile, users
+from app.routes import conversations, docs, groups, health, live, messages, moderation, profile, reports, users
 
 MESSAGES = (
     conversations.list_conversations,
@@ -26,7 +25,7 @@ MESSAGES = (
     live.set_typing,
     reports.report_message,
 )
-USERS = (reports.report_user,)
+USERS = (users.block_user, users.unblock_user, users.list_blocked, reports.report_user)
 MODERATION = (
     moderation.list_moderation_queue,
     moderation.get_moderation_item,
@@ -39,5 +38,11 @@ MODERATION = (
     moderation.list_moderation_actions,
 )
 PROFILE = (profile.get_profile, profile.update_profile)
-USERS = (users.block_user, users.unblock_user, users.list_blocked)
+# What a person calls with their token, by the path it stands under.
+API = {
+    "/api/messages": MESSAGES,
+    "/api/users": USERS,
+    "/api/profile": PROFILE,
+    "/api/moderation": MODERATION,
+}
 SERVICE = (health.live, health.ready, docs.openapi, docs.page, docs.asset)

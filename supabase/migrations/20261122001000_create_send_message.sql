@@ -48,7 +48,7 @@ declare
     v_is_first_contact boolean;
 begin
     -- Both may write first at the same instant, and one may block the other: one at a time.
-    perform pg_advisory_xact_lock(hashtextextended(least(p_me, p_other)::text || greatest(p_me, p_other)::text, 20261122));
+    perform private.lock_pair(p_me, p_other);
     v_conversation_id := private.find_direct(p_me, p_other, p_gig_id);
     if v_conversation_id is not null then
         return v_conversation_id;
@@ -153,7 +153,7 @@ declare
     v_seq constant bigint := p_conversation.last_seq + 1;
     v_is_direct constant boolean := p_conversation.kind = 'direct';
     v_member_ids uuid[];
-    v_blocker_ids uuid[] := '{}';
+    v_blocker_ids uuid[];
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
@@ -166,9 +166,10 @@ begin
             from public.conversation_members as m
             where m.conversation_id = p_conversation.id and m.left_at is null
         );
-        v_blocker_ids := private.blockers_among(v_member_ids, v_me);
     end if;
     v_position := private.move_heads(v_member_ids, p_conversation.position);
+    -- Under the heads, which a block locks as well.
+    v_blocker_ids := private.blockers_among(v_member_ids, v_me);
     v_now := clock_timestamp();
 
     update public.conversations as c

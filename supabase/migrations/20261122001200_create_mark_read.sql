@@ -23,18 +23,17 @@ begin
             and m.seq > p_read_seq
             and m.from_user_id <> p_user_id
             and m.state = 'visible'
-            -- In a group one does not read whom one has blocked.
-            and (m.to_user_id is not null or not exists (
+            and not exists (
                 select 1
                 from private.blocks as b
                 where b.blocker_id = p_user_id and b.blocked_id = m.from_user_id
-            ))
+            )
     );
 end;
 $$;
 comment on function private.unread_count(uuid, uuid, bigint) is
-'The definition of unread: visible messages of others above a watermark (the caller passes greatest(last_read_seq, visible_from_seq - 1)), '
-'in groups without those of people whom the reader blocks.';
+'The definition of unread: visible messages of others, but not of people whom the reader blocks, above a watermark (the caller passes '
+'greatest(last_read_seq, visible_from_seq - 1)).';
 revoke all on function private.unread_count(uuid, uuid, bigint) from public, anon, authenticated, service_role;
 
 create function private.receipt_audience(

@@ -71,7 +71,7 @@ declare
         from public.conversation_members as m
         where m.conversation_id = p_message.conversation_id and m.left_at is null
     );
-    v_blocker_ids constant uuid[] := private.blockers_among(v_member_ids, p_message.from_user_id);
+    v_blocker_ids uuid[];
     v_position bigint;
     v_event_seq bigint;
     v_now timestamptz;
@@ -79,6 +79,8 @@ begin
     select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_message.conversation_id;
+    -- Under the heads, which a block locks as well.
+    v_blocker_ids := private.blockers_among(v_member_ids, p_message.from_user_id);
     v_now := clock_timestamp();
 
     -- A sensitive text is in its envelope, which goes with the message.

@@ -131,7 +131,7 @@ declare
         from public.conversation_members as m
         where m.conversation_id = p_message.conversation_id and m.left_at is null
     );
-    v_blocker_ids constant uuid[] := private.blockers_among(v_member_ids, p_message.from_user_id);
+    v_blocker_ids uuid[];
     v_unread_change constant integer := (p_state = 'visible')::integer - (p_message.state = 'visible')::integer;
     v_position bigint;
     v_event_seq bigint;
@@ -139,6 +139,8 @@ begin
     select private.move_heads(v_member_ids, c.position) into v_position
     from public.conversations as c
     where c.id = p_message.conversation_id;
+    -- Under the heads, which a block locks as well.
+    v_blocker_ids := private.blockers_among(v_member_ids, p_message.from_user_id);
     update public.conversations as c
     set event_seq = c.event_seq + 1, position = v_position
     where c.id = p_message.conversation_id

@@ -102,12 +102,12 @@ volatile
 set search_path = ''
 as $$
 declare
-    v_shared record;
+    v_shared public.conversations;
     v_position bigint;
 begin
     -- Also the groups the other has left: their messages are still there.
     for v_shared in
-        select c.id, c.kind, c.position
+        select c.*
         from public.conversation_members as me
         inner join public.conversation_members as o on me.conversation_id = o.conversation_id
         inner join public.conversations as c on me.conversation_id = c.id
@@ -118,11 +118,7 @@ begin
         update public.conversation_members as m
         set
             changed_position = v_position,
-            unread_count = case
-                when v_shared.kind = 'group'
-                    then private.unread_count(v_shared.id, p_me, greatest(m.last_read_seq, m.visible_from_seq - 1))
-                else m.unread_count
-            end
+            unread_count = private.unread_count(v_shared.id, p_me, greatest(m.last_read_seq, m.visible_from_seq - 1))
         where m.conversation_id = v_shared.id and m.user_id = p_me;
         perform private.emit('conversation.updated', v_shared.id, array[p_me], null, null);
     end loop;

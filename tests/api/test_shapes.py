@@ -10,8 +10,7 @@ import pytest
 
 from app import routes
 from app.problems import CATALOGUE
-from app.routes import conversations, groups, live, messages, moderation, profile, reports
-from app.routes import conversations, groups, live, messages, profile, users
+from app.routes import conversations, groups, live, messages, moderation, profile, reports, users
 from app.shapes import OneConversation, Read
 
 
@@ -185,6 +184,8 @@ def test_the_desk(sql: Any, pair: Any) -> None:
     actions = ask(sql, "list_moderation_actions", user_id=ada, limit=2)
     assert actions["nextCursor"]
     equal(actions, moderation.ActionPage)
+
+
 def test_blocks(sql: Any, pair: Any) -> None:
     equal(ask(sql, "block_user", user_id=pair[1]), users.OneBlockedUser)
     ask(sql, "block_user", user_id="00000000-0000-4000-8000-00000000dead")
@@ -204,9 +205,7 @@ def test_one_name_across_tiers(sql: Any) -> None:
         where p.pronamespace = 'public'::regnamespace and has_function_privilege('authenticated', p.oid, 'execute')
         """
     )
-    everybody = (*routes.MESSAGES, *routes.USERS, *routes.MODERATION, *routes.PROFILE)
-    routed = {handler.fn.__name__ for handler in everybody}
-    routed = {handler.fn.__name__ for handler in (*routes.MESSAGES, *routes.PROFILE, *routes.USERS)}
+    routed = {handler.fn.__name__ for handlers in routes.API.values() for handler in handlers}
     assert set(found) == routed == set(ROUTED.split())
 
 

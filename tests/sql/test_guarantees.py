@@ -68,8 +68,7 @@ def check_everything(db: psycopg.Connection[Any], person_ids: list[str]) -> None
             select count(*) as recount from public.messages as x
             where x.conversation_id = m.conversation_id and x.from_user_id <> m.user_id and x.state = 'visible'
               and x.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
-              and (x.to_user_id is not null or (m.user_id, x.from_user_id) not in
-                   (select b.blocker_id, b.blocked_id from private.blocks as b))
+              and (m.user_id, x.from_user_id) not in (select b.blocker_id, b.blocked_id from private.blocks as b)
         ) as t
         where m.conversation_id = any(%(rooms)s) and m.left_at is null and m.unread_count <> t.recount
     """)  # fmt: skip

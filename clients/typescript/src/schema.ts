@@ -276,6 +276,176 @@ export interface paths {
         patch: operations["markRead"];
         trace?: never;
     };
+    "/api/messages/{id}/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Report somebody else's message; what it says now is kept as evidence. */
+        post: operations["reportMessage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/actions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List who decided what, when and why; without what is about the caller. */
+        get: operations["listModerationActions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/actions/{id}/undo": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Take back what an action did, once; moderators their own, admins everybody's. The body may be left out. */
+        post: operations["undoModerationAction"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/items/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Look into an item. The audit log keeps that the caller looked, at most once an hour. */
+        get: operations["getModerationItem"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/items/{id}/decide": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Decide an item and close its reports; of two decisions at once exactly one is made. */
+        post: operations["decideModerationItem"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/messages/{id}/hide": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Hide a message, also when nobody has reported it. */
+        post: operations["moderateHideMessage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/messages/{id}/restore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Show a hidden message again. */
+        post: operations["moderateRestoreMessage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/queue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List what waits for a decision, or what has been decided; without what is about the caller. */
+        get: operations["listModerationQueue"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/sanctions/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** End a sanction early; the body may be left out. */
+        delete: operations["liftSanction"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/moderation/users/{id}/sanctions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Mute or suspend a person, for a time or until it is lifted. Admins may do so with moderators. */
+        post: operations["sanctionUser"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/profile": {
         parameters: {
             query?: never;
@@ -292,6 +462,58 @@ export interface paths {
         head?: never;
         /** Change one's own profile. */
         patch: operations["updateProfile"];
+        trace?: never;
+    };
+    "/api/users/blocked": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List whom one blocks. */
+        get: operations["listBlocked"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/users/{id}/block": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** End direct contact with a person both ways and hide their messages in groups; they are not told. */
+        post: operations["blockUser"];
+        /** End a block; everything is as it was before, unless the other blocks too. */
+        delete: operations["unblockUser"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/users/{id}/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Report a person one is, or was, in a conversation with. */
+        post: operations["reportUser"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/docs": {
@@ -882,6 +1104,394 @@ export interface components {
             createdAt: string;
         };
         /**
+         * OneReport
+         * @description The report, which the reported person is not told about.
+         */
+        OneReport: {
+            report: components["schemas"]["Report"];
+        };
+        /**
+         * Report
+         * @description A report, as its reporter sees it.
+         */
+        Report: {
+            /** Format: uuid */
+            id: string;
+            /** @enum {unknown} */
+            kind: "message" | "user";
+            messageId: string | null;
+            /**
+             * Format: uuid
+             * @description The person, or the author of the message.
+             */
+            userId: string;
+            /** @enum {unknown} */
+            reason: "harassment" | "hate" | "illegal" | "impersonation" | "off_platform" | "other" | "scam" | "sexual" | "spam" | "violence";
+            note: string | null;
+            /** @enum {unknown} */
+            status: "closed" | "open";
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            createdAt: string;
+        };
+        /**
+         * NewReport
+         * @description Why, and in one's own words.
+         */
+        NewReport: {
+            /** @enum {unknown} */
+            reason: "harassment" | "hate" | "illegal" | "impersonation" | "off_platform" | "other" | "scam" | "sexual" | "spam" | "violence";
+            /**
+             * @description At most 1,000 code points, after normalisation.
+             * @default null
+             */
+            note?: string | null;
+        };
+        /**
+         * ActionPage
+         * @description Lines of the audit log, newest first.
+         */
+        ActionPage: {
+            actions: components["schemas"]["Action"][];
+            /** @description Null on the last page. */
+            nextCursor: string | null;
+        };
+        /**
+         * Action
+         * @description One line of the audit log.
+         */
+        Action: {
+            /** Format: uuid */
+            id: string;
+            /** @description Null: the system. */
+            moderator: components["schemas"]["Profile"] | null;
+            /** @description viewed, dismiss, hide, restore, release, reject, mute, suspend, lift, reopen, ... */
+            action: string;
+            itemId: string | null;
+            /** @description Whom it concerns. */
+            user: components["schemas"]["Profile"] | null;
+            messageId: string | null;
+            sanctionId: string | null;
+            note: string | null;
+            details: Record<string, never>;
+            /** @description The action this one took back. */
+            undoes: string | null;
+            /** @description The action that took this one back. */
+            undoneBy: string | null;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            createdAt: string;
+        };
+        /**
+         * OneAction
+         * @description The line of the audit log.
+         */
+        OneAction: {
+            action: components["schemas"]["Action"];
+        };
+        /**
+         * Why
+         * @description A remark for the audit log.
+         */
+        Why: {
+            /** @default null */
+            note?: string | null;
+        };
+        /**
+         * ItemContext
+         * @description All a moderator needs to decide.
+         */
+        ItemContext: {
+            item: components["schemas"]["Item"];
+            message: components["schemas"]["DeskMessage"] | null;
+            /** @description Up to ten messages before and ten after it. */
+            context: components["schemas"]["ContextMessage"][];
+            /** @description The first 50. */
+            reports: components["schemas"]["DeskReport"][];
+            /** @description About the message and the person, newest first. */
+            verdicts: components["schemas"]["Verdict"][];
+            /** @description Of the person, newest first. */
+            sanctions: components["schemas"]["Sanction"][];
+            /** @description About the person, newest first, without `viewed`. */
+            actions: components["schemas"]["Action"][];
+        };
+        /**
+         * Item
+         * @description One question to the moderators: about a message, or a person.
+         */
+        Item: {
+            /** Format: uuid */
+            id: string;
+            /** @enum {unknown} */
+            kind: "classified" | "held" | "message_report" | "user_report";
+            /** @enum {unknown} */
+            status: "decided" | "open";
+            /** @description Whose conduct it is about. */
+            user: components["schemas"]["Profile"];
+            conversationId: string | null;
+            messageId: string | null;
+            /** @description What led to it; of reports: `reasons`, how many by reason. */
+            details: Record<string, never>;
+            reportCount: number;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            openedAt: string;
+            decidedAt: string | null;
+            /** @description `withdrawn`: its author deleted the held message. */
+            decision: ("dismiss" | "hide" | "reject" | "release" | "withdrawn") | null;
+        };
+        /**
+         * DeskMessage
+         * @description The message an item is about; held ones have `seq` 0.
+         */
+        DeskMessage: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            conversationId: string;
+            /** @description Position in the conversation, contiguous from 1. */
+            seq: number;
+            /** @description Rises with every change; the larger one is the newer state. */
+            eventSeq: number;
+            /** Format: uuid */
+            fromUserId: string;
+            toUserId: string | null;
+            gigId: string | null;
+            /** Format: uuid */
+            clientMessageId: string;
+            /** @description Null when the message is deleted or hidden, or cannot be opened. */
+            body: string | null;
+            /**
+             * @description Hidden by moderation, or because the caller blocks its author. Pending and rejected ones are their authors' alone: they wait for a moderator, and have `seq` and `eventSeq` 0.
+             * @enum {unknown}
+             */
+            state: "deleted" | "hidden" | "pending" | "rejected" | "visible";
+            /** @description Label of a content warning to show with it. */
+            warning: string | null;
+            /** @description Contact details in it are covered. */
+            masked: boolean;
+            /** @description The text is encrypted in the database and never in events. */
+            sensitive: boolean;
+            /** @description A sensitive text that the service has no key for. */
+            unreadable: boolean;
+            /**
+             * @description The author's view.
+             * @enum {unknown}
+             */
+            status: "delivered" | "read" | "sent";
+            sender: components["schemas"]["Profile"];
+            editedAt: string | null;
+            deletedAt: string | null;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            createdAt: string;
+            original: components["schemas"]["Original"];
+            /** @description The newest 20 earlier texts. */
+            versions: components["schemas"]["EarlierText"][];
+        };
+        /**
+         * Original
+         * @description What a message really says, also when it is covered or hidden; nothing when it was deleted.
+         */
+        Original: {
+            body: string | null;
+            /** @description A sensitive text that the service has no key for. */
+            unreadable: boolean;
+        };
+        /**
+         * EarlierText
+         * @description What a message said before an edit, or before it was deleted.
+         */
+        EarlierText: {
+            version: number;
+            body: string;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            replacedAt: string;
+        };
+        /**
+         * ContextMessage
+         * @description A message as moderators see it.
+         */
+        ContextMessage: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            conversationId: string;
+            /** @description Position in the conversation, contiguous from 1. */
+            seq: number;
+            /** @description Rises with every change; the larger one is the newer state. */
+            eventSeq: number;
+            /** Format: uuid */
+            fromUserId: string;
+            toUserId: string | null;
+            gigId: string | null;
+            /** Format: uuid */
+            clientMessageId: string;
+            /** @description Null when the message is deleted or hidden, or cannot be opened. */
+            body: string | null;
+            /**
+             * @description Hidden by moderation, or because the caller blocks its author. Pending and rejected ones are their authors' alone: they wait for a moderator, and have `seq` and `eventSeq` 0.
+             * @enum {unknown}
+             */
+            state: "deleted" | "hidden" | "pending" | "rejected" | "visible";
+            /** @description Label of a content warning to show with it. */
+            warning: string | null;
+            /** @description Contact details in it are covered. */
+            masked: boolean;
+            /** @description The text is encrypted in the database and never in events. */
+            sensitive: boolean;
+            /** @description A sensitive text that the service has no key for. */
+            unreadable: boolean;
+            /**
+             * @description The author's view.
+             * @enum {unknown}
+             */
+            status: "delivered" | "read" | "sent";
+            sender: components["schemas"]["Profile"];
+            editedAt: string | null;
+            deletedAt: string | null;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            createdAt: string;
+            original: components["schemas"]["Original"];
+        };
+        /**
+         * DeskReport
+         * @description A report as moderators see it.
+         */
+        DeskReport: {
+            /** Format: uuid */
+            id: string;
+            reporter: components["schemas"]["Profile"];
+            /** @enum {unknown} */
+            reason: "harassment" | "hate" | "illegal" | "impersonation" | "off_platform" | "other" | "scam" | "sexual" | "spam" | "violence";
+            note: string | null;
+            /** @description What there was to see then. Null when that of earlier reports fills the answer. */
+            evidence: Record<string, never> | null;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            createdAt: string;
+        };
+        /**
+         * Verdict
+         * @description What the moderation rules said about a text, also one that was refused.
+         */
+        Verdict: {
+            /** Format: uuid */
+            id: string;
+            conversationId: string | null;
+            messageId: string | null;
+            /** @enum {unknown} */
+            action: "hold" | "mask" | "reject" | "warn";
+            rules: Record<string, never>[];
+            body: string | null;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            createdAt: string;
+        };
+        /**
+         * Sanction
+         * @description A person is muted or suspended.
+         */
+        Sanction: {
+            /** Format: uuid */
+            id: string;
+            /** Format: uuid */
+            userId: string;
+            /** @enum {unknown} */
+            kind: "mute" | "suspend";
+            reason: string;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            startsAt: string;
+            /** @description Null: until it is lifted. */
+            endsAt: string | null;
+            liftedAt: string | null;
+        };
+        /**
+         * Decided
+         * @description The item as it is now, and the line of the audit log.
+         */
+        Decided: {
+            item: components["schemas"]["Item"];
+            action: components["schemas"]["Action"];
+        };
+        /**
+         * Decide
+         * @description What to do: `release` or `reject` what is held; `dismiss`, or `hide` the message, otherwise.
+         */
+        Decide: {
+            /** @enum {unknown} */
+            decision: "dismiss" | "hide" | "reject" | "release";
+            /** @default null */
+            note?: string | null;
+        };
+        /**
+         * ModerateMessage
+         * @description Why; 1 to 1,000 code points.
+         */
+        ModerateMessage: {
+            /** @description At most 1,000 code points, after normalisation; for the audit log. */
+            note: string;
+        };
+        /**
+         * Queue
+         * @description Open items, the oldest first; or decided ones, the newest decision first.
+         */
+        Queue: {
+            items: components["schemas"]["Item"][];
+            /** @description Null on the last page. */
+            nextCursor: string | null;
+        };
+        /**
+         * Sanctioned
+         * @description The sanction as it is now, and the line of the audit log.
+         */
+        Sanctioned: {
+            sanction: components["schemas"]["Sanction"];
+            action: components["schemas"]["Action"];
+        };
+        /**
+         * NewSanction
+         * @description `mute`: the person cannot write. `suspend`: nor change anything, nor be written to.
+         */
+        NewSanction: {
+            /** @enum {unknown} */
+            kind: "mute" | "suspend";
+            /** @description Seconds; null: until it is lifted. */
+            durationS: number | null;
+            /** @description 1 to 1,000 code points; for moderators. */
+            reason: string;
+        };
+        /**
          * ProfileAnswer
          * @description One's own profile.
          */
@@ -919,6 +1529,49 @@ export interface components {
             locale?: string | null;
             privateReading?: boolean;
             hidesLastSeen?: boolean;
+        };
+        /**
+         * BlockedPage
+         * @description People the caller blocks, the newest block first.
+         */
+        BlockedPage: {
+            /** @description Newest block first. */
+            users: components["schemas"]["BlockedUser"][];
+            /** @description Null on the last page. */
+            nextCursor: string | null;
+        };
+        /**
+         * BlockedUser
+         * @description The card of somebody the caller blocks; the fallback card unless the two have been in a conversation.
+         */
+        BlockedUser: {
+            /** Format: uuid */
+            id: string;
+            displayName: string;
+            avatarUrl: string | null;
+            /** @description True when the person has no profile and the name is a stand-in. */
+            isFallback: boolean;
+            /**
+             * Format: date-time
+             * @description UTC, to the microsecond.
+             * @example 2026-03-01T09:30:00.123456Z
+             */
+            blockedAt: string;
+        };
+        /**
+         * Unblocked
+         * @description Who is not blocked any more.
+         */
+        Unblocked: {
+            /** Format: uuid */
+            userId: string;
+        };
+        /**
+         * OneBlockedUser
+         * @description Who is blocked now.
+         */
+        OneBlockedUser: {
+            user: components["schemas"]["BlockedUser"];
         };
         /**
          * Live
@@ -1361,26 +2014,6 @@ export interface components {
                 };
             };
         };
-        /** @description `account_muted`: This account may not write for now. or `account_unavailable`: This account cannot be used. or `forbidden`: This is not allowed. */
-        AccountMutedOrAccountUnavailableOrForbidden: {
-            headers: {
-                "X-Request-Id": components["headers"]["X-Request-Id"];
-                "Cache-Control": components["headers"]["Cache-Control"];
-                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
-                "Server-Timing": components["headers"]["Server-Timing"];
-                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
-                RateLimit: components["headers"]["RateLimit"];
-                [name: string]: unknown;
-            };
-            content: {
-                "application/problem+json": components["schemas"]["ProblemDocument"] & {
-                    /** @constant */
-                    status?: 403;
-                    /** @enum {unknown} */
-                    code?: "account_muted" | "account_unavailable" | "forbidden";
-                };
-            };
-        };
         /** @description `conflict`: Something else changed at the same time. or `message_deleted`: The message was deleted. */
         ConflictOrMessageDeleted: {
             headers: {
@@ -1421,6 +2054,86 @@ export interface components {
                 };
             };
         };
+        /** @description `conflict`: Something else changed at the same time. or `message_deleted`: The message was deleted. or `undo_not_possible`: This cannot be undone. */
+        ConflictOrMessageDeletedOrUndoNotPossible: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 409;
+                    /** @enum {unknown} */
+                    code?: "conflict" | "message_deleted" | "undo_not_possible";
+                };
+            };
+        };
+        /** @description `already_decided`: This has been decided already. or `conflict`: Something else changed at the same time. or `message_deleted`: The message was deleted. */
+        AlreadyDecidedOrConflictOrMessageDeleted: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 409;
+                    /** @enum {unknown} */
+                    code?: "already_decided" | "conflict" | "message_deleted";
+                };
+            };
+        };
+        /** @description `decision_not_possible`: This decision does not fit. */
+        DecisionNotPossible: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 422;
+                    /** @enum {unknown} */
+                    code?: "decision_not_possible";
+                };
+            };
+        };
+        /** @description `already_decided`: This has been decided already. or `conflict`: Something else changed at the same time. */
+        AlreadyDecidedOrConflict: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 409;
+                    /** @enum {unknown} */
+                    code?: "already_decided" | "conflict";
+                };
+            };
+        };
         /** @description `text_rejected`: This text was not accepted. */
         TextRejected: {
             headers: {
@@ -1438,6 +2151,26 @@ export interface components {
                     status?: 422;
                     /** @enum {unknown} */
                     code?: "text_rejected";
+                };
+            };
+        };
+        /** @description `block_list_full`: No more people can be blocked. */
+        BlockListFull: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 422;
+                    /** @enum {unknown} */
+                    code?: "block_list_full";
                 };
             };
         };
@@ -1520,9 +2253,35 @@ export type OneMessage = components['schemas']['OneMessage'];
 export type EditMessage = components['schemas']['EditMessage'];
 export type Versions = components['schemas']['Versions'];
 export type Version = components['schemas']['Version'];
+export type OneReport = components['schemas']['OneReport'];
+export type Report = components['schemas']['Report'];
+export type NewReport = components['schemas']['NewReport'];
+export type ActionPage = components['schemas']['ActionPage'];
+export type Action = components['schemas']['Action'];
+export type OneAction = components['schemas']['OneAction'];
+export type Why = components['schemas']['Why'];
+export type ItemContext = components['schemas']['ItemContext'];
+export type Item = components['schemas']['Item'];
+export type DeskMessage = components['schemas']['DeskMessage'];
+export type Original = components['schemas']['Original'];
+export type EarlierText = components['schemas']['EarlierText'];
+export type ContextMessage = components['schemas']['ContextMessage'];
+export type DeskReport = components['schemas']['DeskReport'];
+export type Verdict = components['schemas']['Verdict'];
+export type Sanction = components['schemas']['Sanction'];
+export type Decided = components['schemas']['Decided'];
+export type Decide = components['schemas']['Decide'];
+export type ModerateMessage = components['schemas']['ModerateMessage'];
+export type Queue = components['schemas']['Queue'];
+export type Sanctioned = components['schemas']['Sanctioned'];
+export type NewSanction = components['schemas']['NewSanction'];
 export type ProfileAnswer = components['schemas']['ProfileAnswer'];
 export type OwnProfile = components['schemas']['OwnProfile'];
 export type UpdateProfile = components['schemas']['UpdateProfile'];
+export type BlockedPage = components['schemas']['BlockedPage'];
+export type BlockedUser = components['schemas']['BlockedUser'];
+export type Unblocked = components['schemas']['Unblocked'];
+export type OneBlockedUser = components['schemas']['OneBlockedUser'];
 export type Live = components['schemas']['Live'];
 export type Ready = components['schemas']['Ready'];
 export type ResponseCursorInvalidOrValidationFailed = components['responses']['CursorInvalidOrValidationFailed'];
@@ -1546,10 +2305,14 @@ export type ResponseNotAGroupOrTextRejected = components['responses']['NotAGroup
 export type ResponseGroupFullOrNotAGroup = components['responses']['GroupFullOrNotAGroup'];
 export type ResponseNotAGroup = components['responses']['NotAGroup'];
 export type ResponseMessageRejectedOrRecipientMismatch = components['responses']['MessageRejectedOrRecipientMismatch'];
-export type ResponseAccountMutedOrAccountUnavailableOrForbidden = components['responses']['AccountMutedOrAccountUnavailableOrForbidden'];
 export type ResponseConflictOrMessageDeleted = components['responses']['ConflictOrMessageDeleted'];
 export type ResponseEditWindowClosedOrMessageRejectedOrMessageSensitive = components['responses']['EditWindowClosedOrMessageRejectedOrMessageSensitive'];
+export type ResponseConflictOrMessageDeletedOrUndoNotPossible = components['responses']['ConflictOrMessageDeletedOrUndoNotPossible'];
+export type ResponseAlreadyDecidedOrConflictOrMessageDeleted = components['responses']['AlreadyDecidedOrConflictOrMessageDeleted'];
+export type ResponseDecisionNotPossible = components['responses']['DecisionNotPossible'];
+export type ResponseAlreadyDecidedOrConflict = components['responses']['AlreadyDecidedOrConflict'];
 export type ResponseTextRejected = components['responses']['TextRejected'];
+export type ResponseBlockListFull = components['responses']['BlockListFull'];
 export type ResponseNotReady = components['responses']['NotReady'];
 export type HeaderXRequestId = components['headers']['X-Request-Id'];
 export type HeaderCacheControl = components['headers']['Cache-Control'];
@@ -2053,7 +2816,7 @@ export interface operations {
             };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
-            403: components["responses"]["AccountUnavailableOrForbidden"];
+            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["Conflict"];
             429: components["responses"]["RateLimited"];
@@ -2366,7 +3129,7 @@ export interface operations {
             };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
-            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbidden"];
+            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavailable"];
             404: components["responses"]["NotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["ConflictOrMessageDeleted"];
@@ -2458,6 +3221,484 @@ export interface operations {
             504: components["responses"]["UpstreamTimeout"];
         };
     };
+    reportMessage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewReport"];
+            };
+        };
+        responses: {
+            /** @description The caller's own report about the same, which is still open. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneReport"];
+                };
+            };
+            /** @description The moderators have it. */
+            201: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneReport"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    listModerationActions: {
+        parameters: {
+            query?: {
+                /** @description Only what concerns this person. */
+                userId?: string;
+                /** @description Only what concerns this item. */
+                itemId?: string;
+                /** @description How many at the most. */
+                limit?: number;
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of the audit log. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ActionPage"];
+                };
+            };
+            400: components["responses"]["CursorInvalidOrValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            409: components["responses"]["Conflict"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    undoModerationAction: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Why"];
+            };
+        };
+        responses: {
+            /** @description It is undone. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneAction"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["ConflictOrMessageDeletedOrUndoNotPossible"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    getModerationItem: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What the item is about. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ItemContext"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["Conflict"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    decideModerationItem: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Decide"];
+            };
+        };
+        responses: {
+            /** @description It is decided. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Decided"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["AlreadyDecidedOrConflictOrMessageDeleted"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["DecisionNotPossible"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    moderateHideMessage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ModerateMessage"];
+            };
+        };
+        responses: {
+            /** @description It is so. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneAction"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["ConflictOrMessageDeleted"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    moderateRestoreMessage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ModerateMessage"];
+            };
+        };
+        responses: {
+            /** @description It is so. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneAction"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["ConflictOrMessageDeleted"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    listModerationQueue: {
+        parameters: {
+            query?: {
+                status?: "decided" | "open";
+                kind?: "classified" | "held" | "message_report" | "user_report";
+                /** @description Only items about this person. */
+                userId?: string;
+                /** @description How many at the most. */
+                limit?: number;
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of the queue. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Queue"];
+                };
+            };
+            400: components["responses"]["CursorInvalidOrValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            409: components["responses"]["Conflict"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    liftSanction: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Why"];
+            };
+        };
+        responses: {
+            /** @description It is not in force any more. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sanctioned"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["AlreadyDecidedOrConflict"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    sanctionUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewSanction"];
+            };
+        };
+        responses: {
+            /** @description The same sanction by the caller, which is in force. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sanctioned"];
+                };
+            };
+            /** @description In force from now on. */
+            201: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sanctioned"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["AlreadyDecidedOrConflict"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
     getProfile: {
         parameters: {
             query?: never;
@@ -2529,6 +3770,183 @@ export interface operations {
             413: components["responses"]["PayloadTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["TextRejected"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    listBlocked: {
+        parameters: {
+            query?: {
+                /** @description How many at the most. */
+                limit?: number;
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of the people one blocks. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BlockedPage"];
+                };
+            };
+            400: components["responses"]["CursorInvalidOrValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            409: components["responses"]["Conflict"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    blockUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They are blocked, or were already. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneBlockedUser"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            409: components["responses"]["Conflict"];
+            422: components["responses"]["BlockListFull"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    unblockUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They are not blocked, or were not. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Unblocked"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            409: components["responses"]["Conflict"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            502: components["responses"]["UpstreamInvalid"];
+            503: components["responses"]["UpstreamUnavailable"];
+            504: components["responses"]["UpstreamTimeout"];
+        };
+    };
+    reportUser: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A UUID; anything else is 400 `validation_failed` with the pointer `/id`. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewReport"];
+            };
+        };
+        responses: {
+            /** @description The caller's own report about the same, which is still open. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneReport"];
+                };
+            };
+            /** @description The moderators have it. */
+            201: {
+                headers: {
+                    "X-Request-Id": components["headers"]["X-Request-Id"];
+                    "Cache-Control": components["headers"]["Cache-Control"];
+                    "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                    "Server-Timing": components["headers"]["Server-Timing"];
+                    "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                    RateLimit: components["headers"]["RateLimit"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OneReport"];
+                };
+            };
+            400: components["responses"]["ValidationFailed"];
+            401: components["responses"]["TokenExpiredOrUnauthenticated"];
+            403: components["responses"]["AccountUnavailableOrForbidden"];
+            404: components["responses"]["NotFound"];
+            408: components["responses"]["RequestTimeout"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["PayloadTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
