@@ -5,6 +5,7 @@
 //   B  json, jsonb and bytea parameters        F  tokens are verified as PostgREST does
 //   C  ISO 8601 times, numeric as a number     G  signed Storage URLs as storage-api answers them
 //   D  SQLSTATE decides the HTTP status        H  the claims of hosted Auth, ES256 on request
+//   I  size limit and stored type of objects
 //
 // It touches internals of lite, so package.json pins every version exactly.
 //
@@ -212,6 +213,21 @@ async function signedUpload(headers, body, bucketId) {
   return [null, body];
 }
 
+// I: lite knows the size of an upload from Content-Length alone, and guesses the type of what it serves from the name:
+// a page uploaded as image/png must not be served as a page.
+const readPath = /^\/storage\/v1\/object\/(?:(?:public|sign|authenticated)\/)?([^/]+)\/(.+)$/;
+
+async function asStored(path, answer) {
+  const [, bucketId, name] = readPath.exec(path) ?? [];
+  if (!name || answer.status !== 200) return answer;
+  const [object] = await sql`
+    select metadata ->> 'mimetype' as type from storage.objects where bucket_id = ${bucketId} and name = ${decodeURIComponent(name)}
+  `;
+  const headers = new Headers(answer.headers);
+  if (object?.type) headers.set("content-type", object.type);
+  return new Response(answer.body, { status: answer.status, headers });
+}
+
 // H: the session's access token with the claims hosted Auth writes.
 async function hostedSession(answer) {
   const session = await answer.json();
@@ -247,6 +263,7 @@ async function handle(request, context) {
   const headers = new Headers(request.headers);
   headers.delete("content-length");
   let body = ["GET", "HEAD"].includes(request.method) ? undefined : await request.arrayBuffer();
+  if (body?.byteLength && path.startsWith("/storage/")) headers.set("content-length", String(body.byteLength));
   const refused = await checkToken(headers, path.startsWith("/rest/"));
   if (refused) return refused;
 
@@ -266,6 +283,7 @@ async function handle(request, context) {
   }
 
   const answer = await app.fetch(new Request(request.url, { method: request.method, headers, body }), peer);
+  if (request.method === "GET" && path.startsWith("/storage/")) return asStored(path, answer);
   const isSession = request.method === "POST" && answer.status === 200 && /^\/auth\/v1\/(token|signup|verify)$/.test(path);
   return isSession ? hostedSession(answer) : answer;
 }

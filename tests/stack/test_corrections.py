@@ -357,3 +357,23 @@ class TestTheRest:
         told = httpx.get(f"{supabase_stack.url}/rest/v1/profiles", headers={"Origin": "http://localhost:3000"})
         assert told.headers["access-control-allow-origin"] == "*"
         assert json.loads(told.text)["message"]
+
+
+class TestIObjects:
+    """A bucket's limit holds for plain uploads, and what is served has the type it was stored with."""
+
+    @pytest.mark.hosted
+    def test_the_size_limit_holds_for_plain_uploads(self, bucket):
+        name, client = bucket
+        for method in ("POST", "PUT"):
+            answer = client.request(method, f"/object/{name}/a.png", content=b"x" * 1001, headers={"x-upsert": "true"})
+            assert (answer.status_code, answer.json()["statusCode"]) == (400, "413"), method
+
+    @pytest.mark.hosted
+    def test_the_name_does_not_decide_the_type(self, bucket):
+        name, client = bucket
+        stored = client.post(f"/object/{name}/page.html", content=b"<p>", headers={"Content-Type": "image/png"})
+        assert stored.status_code == 200, stored.text
+        link = client.post(f"/object/sign/{name}/page.html", json={"expiresIn": 60}).json()["signedURL"]
+        for path in (f"/object/{name}/page.html", link):
+            assert client.get(path).headers["content-type"].split(";")[0] == "image/png"
