@@ -10,15 +10,15 @@ using (bucket_id = 'avatars' and split_part(name, '/', 1) = (select auth.uid()):
 drop policy if exists avatars_insert_own on storage.objects;
 create policy avatars_insert_own on storage.objects
 for insert to authenticated
-with check (bucket_id = 'avatars' and split_part(name, '/', 1) = (select auth.uid())::text);
+with check (bucket_id = 'avatars' and private.may_keep_avatar(name));
 
 drop policy if exists avatars_update_own on storage.objects;
 create policy avatars_update_own on storage.objects
 for update to authenticated
-using (bucket_id = 'avatars' and split_part(name, '/', 1) = (select auth.uid())::text)
-with check (bucket_id = 'avatars' and split_part(name, '/', 1) = (select auth.uid())::text);
+using (bucket_id = 'avatars' and private.may_keep_avatar(name))
+with check (bucket_id = 'avatars' and private.may_keep_avatar(name));
 
 drop policy if exists avatars_delete_own on storage.objects;
 create policy avatars_delete_own on storage.objects
 for delete to authenticated
-using (bucket_id = 'avatars' and split_part(name, '/', 1) = (select auth.uid())::text);
+using (bucket_id = 'avatars' and private.may_keep_avatar(name));
