@@ -42,16 +42,26 @@ class Doors:
     def prepare(self, role: str) -> str:
         """The owner's picture is there, the role's folder holds one picture; returns its path."""
         own = f"{self.world.fill('$me', role)}/picture.png"
-        put = self.world.ask("service", "POST", f"{STORAGE}/object/avatars/{self.owners}", content=PNG,
-                             headers={**IMAGE, "x-upsert": "true"})  # fmt: skip
+        put = self.world.ask(
+            "service",
+            "POST",
+            f"{STORAGE}/object/avatars/{self.owners}",
+            content=PNG,
+            headers={**IMAGE, "x-upsert": "true"},
+        )
         assert put.status_code == 200, put.text
-        self.world.ask("service", "DELETE", f"{STORAGE}/object/avatars",
-                       json={"prefixes": [own, own + "2", f"{self.world.ids['owner']}/new.png"]})  # fmt: skip
+        self.world.ask(
+            "service",
+            "DELETE",
+            f"{STORAGE}/object/avatars",
+            json={"prefixes": [own, own + "2", f"{self.world.ids['owner']}/new.png"]},
+        )
         return own
 
     def upload(self, role: str, path: str, **headers: str) -> str:
-        return said(self.world.ask(role, "POST", f"{STORAGE}/object/avatars/{path}", content=PNG,
-                                   headers={**IMAGE, **headers}))  # fmt: skip
+        return said(
+            self.world.ask(role, "POST", f"{STORAGE}/object/avatars/{path}", content=PNG, headers={**IMAGE, **headers})
+        )
 
     def relocate(self, role: str, how: str, source: str, target: str) -> str:
         told = {"bucketId": "avatars", "sourceKey": source, "destinationKey": target}
@@ -126,10 +136,11 @@ def test_no_role_but_service_sees_a_bucket(attacked: World) -> None:
 
 # Ways to name somebody else's folder, or a place outside of every folder; {me} and {other} are ids.
 PATHS = [
-    "{other}/x.png", "{me}/../{other}/x.png", "{me}%2F..%2F{other}%2Fx.png", "{me}/%2e%2e/{other}/x.png", "{me}/..%2f{other}/x.png",
-    "{me}%5c..%5c{other}%5cx.png", "..%2f{other}%2fx.png", "%2e%2e/avatars/{other}/x.png", "{other}%2Fx.png", "{ME}/x.png",
-    "%20{me}/x.png", "{me}%20/x.png", "x/{me}/x.png", "{other}/{me}/x.png", "{me}{other}/x.png", "{me}.png", "x.png",
-    "../avatars2/{me}/x.png", "{me}%00/x.png", "{other}%00{me}/x.png", "{me}%0a/x.png", "null/x.png", "undefined/x.png", "/x.png",
+    "{other}/x.png", "{me}/../{other}/x.png", "{me}%2F..%2F{other}%2Fx.png", "{me}/%2e%2e/{other}/x.png",
+    "{me}/..%2f{other}/x.png", "{me}%5c..%5c{other}%5cx.png", "..%2f{other}%2fx.png", "%2e%2e/avatars/{other}/x.png",
+    "{other}%2Fx.png", "{ME}/x.png", "%20{me}/x.png", "{me}%20/x.png", "x/{me}/x.png", "{other}/{me}/x.png",
+    "{me}{other}/x.png", "{me}.png", "x.png", "../avatars2/{me}/x.png", "{me}%00/x.png", "{other}%00{me}/x.png",
+    "{me}%0a/x.png", "null/x.png", "undefined/x.png", "/x.png",
 ]  # fmt: skip
 
 
@@ -140,8 +151,9 @@ def test_paths_do_not_leave_the_own_folder(attacked: World) -> None:
     for path in PATHS:
         path = path.format(me=me, other=other, ME=me.upper())
         for method in ("POST", "PUT"):
-            attacked.ask("member", method, f"{STORAGE}/object/avatars/{path}", content=PNG,
-                         headers={**IMAGE, "x-upsert": "true"})  # fmt: skip
+            attacked.ask(
+                "member", method, f"{STORAGE}/object/avatars/{path}", content=PNG, headers={**IMAGE, "x-upsert": "true"}
+            )
         attacked.ask("member", "POST", f"{STORAGE}/object/upload/sign/avatars/{path}")
         attacked.ask("member", "DELETE", f"{STORAGE}/object/avatars", json={"prefixes": [path]})
     after = set(listed(attacked, "service"))
@@ -164,8 +176,12 @@ def test_listing_shows_nobody_elses_names(attacked: World) -> None:
     ):
         names = listed(attacked, "outsider", prefix)
         assert all(name.startswith(attacked.ids["outsider"]) for name in names), (prefix, names)
-    answer = attacked.ask("outsider", "POST", f"{STORAGE}/object/list/avatars",
-                          json={"prefix": "", "search": "avatar", "sortBy": {"column": "name", "order": "asc"}})  # fmt: skip
+    answer = attacked.ask(
+        "outsider",
+        "POST",
+        f"{STORAGE}/object/list/avatars",
+        json={"prefix": "", "search": "avatar", "sortBy": {"column": "name", "order": "asc"}},
+    )
     assert all(each["name"].startswith(attacked.ids["outsider"]) for each in answer.json())
 
 
@@ -177,8 +193,12 @@ def test_others_objects_and_missing_ones_cannot_be_told_apart_by_signing(attacke
         for path in (doors.owners, f"{attacked.ids['owner']}/missing.png")
     )
     assert (there.status_code, there.text) == (missing.status_code, missing.text)
-    many = attacked.ask("outsider", "POST", f"{STORAGE}/object/sign/avatars",
-                        json={"expiresIn": 60, "paths": [doors.owners, f"{attacked.ids['owner']}/missing.png"]})  # fmt: skip
+    many = attacked.ask(
+        "outsider",
+        "POST",
+        f"{STORAGE}/object/sign/avatars",
+        json={"expiresIn": 60, "paths": [doors.owners, f"{attacked.ids['owner']}/missing.png"]},
+    )
     first, second = many.json()
     assert (first["signedURL"], first["error"]) == (second["signedURL"], second["error"]) == (None, first["error"])
 
@@ -205,8 +225,9 @@ def test_a_signed_upload_is_for_its_path_alone(attacked: World, signed: Callable
         assert not attacked.ask("anon", "PUT", f"{STORAGE}{elsewhere}", content=PNG, headers=IMAGE).is_success, path
     head, claims, seal = url.partition("token=")[2].split(".")
     told: dict[str, Any] = json.loads(base64.urlsafe_b64decode(claims + "=="))
-    forged = json.dumps({name: str(value).replace(mine, other) if isinstance(value, str) else value
-                         for name, value in told.items()})  # fmt: skip
+    forged = json.dumps(
+        {name: str(value).replace(mine, other) if isinstance(value, str) else value for name, value in told.items()}
+    )
     claims = base64.urlsafe_b64encode(forged.encode()).rstrip(b"=").decode()
     target = f"{STORAGE}/object/upload/sign/avatars/{other}/signed.png?token={head}.{claims}.{seal}"
     assert not attacked.ask("anon", "PUT", target, content=PNG, headers=IMAGE).is_success
@@ -216,8 +237,9 @@ def test_a_signed_upload_is_for_its_path_alone(attacked: World, signed: Callable
 @pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "application/javascript", "image/png, text/html", ""])
 def test_pages_and_scripts_are_not_pictures(attacked: World, kind: str) -> None:
     path = f"{attacked.ids['member']}/page.png"
-    answer = attacked.ask("member", "POST", f"{STORAGE}/object/avatars/{path}", content=b"<script>",
-                          headers={"Content-Type": kind})  # fmt: skip
+    answer = attacked.ask(
+        "member", "POST", f"{STORAGE}/object/avatars/{path}", content=b"<script>", headers={"Content-Type": kind}
+    )
     assert not answer.is_success, answer.text
 
 

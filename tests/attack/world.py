@@ -119,7 +119,7 @@ def build(
     if has_table(db, "private.sanctions"):
         for role, kind in (("suspended", "suspend"), ("muted", "mute")):
             db.execute(
-                "insert into private.sanctions (user_id, kind, reason, starts_at) values (%s, %s, 'attack suite', now())",
+                "insert into private.sanctions (user_id, kind, reason, starts_at) values (%s, %s, 'test', now())",
                 [id_of[role], kind],
             )
     else:
