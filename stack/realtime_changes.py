@@ -191,8 +191,11 @@ class Changes:
         self.bindings: dict[Subscriber, list[Binding]] = {}
         self._tables: dict[int, tuple[Relation, Table]] = {}
 
-    async def check(self, bindings: Iterable[Binding]) -> None:
-        """Raises ValueError when one could never deliver: its table is not published, its filter makes no sense."""
+    async def check(self, bindings: Iterable[Binding], role: str) -> None:
+        """Raises ValueError when one could never deliver: its table is not published, its filter makes no sense.
+
+        Also when `role` may not read a column its filter names: what matches would tell what is in there.
+        """
 
         async def ask(connection: Connection) -> None:
             for each in bindings:
@@ -203,6 +206,10 @@ class Changes:
                     table = await _table(connection, found[0][0])
                     if unknown := [name for name in each.select if name not in table.columns]:
                         raise ValueError(f"there is no column {unknown[0]}")
+                    rows = await (await connection.execute(READABLE, ([role], found[0][0]))).fetchall()
+                    hidden = {one.column for one in each.filters} - {name for _, name in rows}
+                    if hidden:
+                        raise ValueError(f"invalid column for filter {min(hidden)}")
                     await connection.execute(_conditions_on_nothing(table, each.filters))
 
         try:

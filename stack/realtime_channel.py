@@ -387,7 +387,7 @@ class Channel:
         known = [binding for binding in bindings if binding]
         if len(known) < len(self.asked_changes):
             raise ValueError("parameters that make no sense")
-        await self.hub.changes.check(known)
+        await self.hub.changes.check(known, str(self.claims["role"]))
         await self.hub.until_streaming_changes()
         self.hub.changes.add(self, known)
 
