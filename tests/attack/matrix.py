@@ -150,6 +150,21 @@ def catalogue_problems(conn: psycopg.Connection[Any], matrix: Matrix) -> list[st
     ):
         problems.append(f"view {name[0]} runs as its owner, past row security")
     query = """
+        select n.nspname || '.' || c.relname, r, array(
+            select p
+            from unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) as p
+            where has_table_privilege(r, c.oid, p)
+                or (p in ('select', 'insert', 'update', 'references') and has_any_column_privilege(r, c.oid, p))
+        )
+        from pg_class as c inner join pg_namespace as n on n.oid = c.relnamespace, unnest(%s::text[]) as r
+        where n.nspname in ('public', 'private') and c.relkind in ('r', 'p', 'v', 'm', 'f')
+    """
+    for name, role, may in conn.execute(query, [list(SQL_ROLES)]).fetchall():
+        if name in matrix.named("tables"):
+            reads = any(sql_role(each) == role and word != "denied" for each, word in matrix.selects(name).items())
+            if may != ["select"] * reads:
+                problems.append(f"table {name} gives {role} {may}")
+    query = """
         select n.nspname || '.' || p.proname || '(' || oidvectortypes(p.proargtypes) || ')',
                array(select r from unnest(%s::text[]) as r where has_function_privilege(r, p.oid, 'execute'))
         from pg_proc as p inner join pg_namespace as n on n.oid = p.pronamespace
@@ -161,22 +176,19 @@ def catalogue_problems(conn: psycopg.Connection[Any], matrix: Matrix) -> list[st
     return problems
 
 
-def _one(conn: psycopg.Connection[Any], query: str, values: list[Any]) -> Any:
-    row = conn.execute(query, values).fetchone()
-    return row[0] if row else None
-
-
 TABLE_STATEMENTS = {
-    "select": "select * from {name} limit 1",
+    "select": "select 1 from {name} limit 1",
     "insert": "insert into {name} default values",
     "ignore": "insert into {name} default values on conflict do nothing",
-    "merge": "merge into {name} using (select 1) as s on false when not matched then insert default values",
-    "update": "update {name} set {column} = {column}",
-    "update nothing": "update {name} set {column} = {column} where false",
+    "update": "update {name} set {column} = null",
+    "update nothing": "update {name} set {column} = null where false",
     "delete": "delete from {name}",
     "delete nothing": "delete from {name} where false",
-    "truncate": "truncate {name}",
     "lock": "lock table {name} in row exclusive mode",
+}
+ONLY_TABLES = {
+    "merge": "merge into {name} using (select 1) as s on false when not matched then insert default values",
+    "truncate": "truncate {name}",
     "share": "select 1 from {name} for key share",
 }
 SEQUENCE_STATEMENTS = {
@@ -184,6 +196,26 @@ SEQUENCE_STATEMENTS = {
     "next": "select nextval('{name}')",
     "set": "select setval('{name}', 1)",
 }
+# What one statement does as a role with claims, undone in either case: ok, a SQLSTATE, or `rows` when row security
+# refused it.
+ATTEMPT = """
+create or replace function pg_temp.attempt(p_role text, p_claims text, p_statement text) returns text
+language plpgsql
+as $$
+begin
+    perform set_config('request.jwt.claims', p_claims, true), set_config('role', p_role, true);
+    execute p_statement;
+    raise exception 'done' using errcode = 'ZZ000';
+exception
+    when others then
+        return case
+            when sqlstate = 'ZZ000' then 'ok'
+            when sqlerrm like '%row-level security%' then 'rows'
+            else sqlstate
+        end;
+end
+$$
+"""
 
 
 def privilege_problems(conn: psycopg.Connection[Any], matrix: Matrix, someone: str) -> list[str]:
@@ -191,49 +223,50 @@ def privilege_problems(conn: psycopg.Connection[Any], matrix: Matrix, someone: s
 
     `someone` is the id that the claims of `authenticated` name.
     """
-    problems: list[str] = []
+    tried: list[tuple[str, str, str, set[str]]] = []
+    columns = dict(
+        conn.execute(
+            "select c.oid::regclass::text, min(quote_ident(a.attname)) from pg_class as c "
+            "inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped "
+            "and a.attgenerated = '' "
+            "where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) group by 1"
+        ).fetchall()
+    )
     for name, kind in sorted(tables_of(conn).items()):
         if name not in matrix.named("tables"):
             continue  # said already
-        seen = matrix.selects(name)
-        reading = {sql_role(role) for role, word in seen.items() if word != "denied"}
-        column = _one(
-            conn,
-            "select quote_ident(attname) from pg_attribute where attrelid = %s::regclass and attnum > 0 "
-            "and not attisdropped and attgenerated = '' order by attnum limit 1",
-            [name],
-        )
+        reading = {sql_role(role) for role, word in matrix.selects(name).items() if word != "denied"}
+        statements = SEQUENCE_STATEMENTS if kind == "S" else TABLE_STATEMENTS | (ONLY_TABLES if kind in "rpf" else {})
         for role in SQL_ROLES:
-            statements = SEQUENCE_STATEMENTS if kind == "S" else TABLE_STATEMENTS
             for operation, statement in statements.items():
-                happened = attempt(conn, role, someone, statement.format(name=name, column=column))
+                column = columns.get(name, columns.get(name.removeprefix("public."), ""))
                 expected = "ok" if operation == "select" and role in reading else "42501"
-                if happened != expected:
-                    problems.append(f"{role} tries {operation} on {name}: {happened}, not {expected}")
+                what = f"{role} tries {operation} on {name}"
+                tried.append((what, role, statement.format(name=name, column=column), {expected}))
     for function, types in sorted(functions_of(conn).items()):
-        for role in set(SQL_ROLES) - matrix.may_execute(function):
-            arguments = ", ".join(f"null::{each}" for each in types)
-            happened = attempt(conn, role, someone, f"select {function.partition('(')[0]}({arguments})")
-            if happened not in ("42501", "42809"):  # 42809: a procedure, which cannot be selected
-                problems.append(f"{role} calls {function}: {happened}, not 42501")
-        if function in matrix.grants:
-            # Granted or not: without USAGE on the schema nobody can name it.
-            arguments = ", ".join(f"null::{each}" for each in types)
-            for role in SQL_ROLES:
-                happened = attempt(conn, role, someone, f"select {function.partition('(')[0]}({arguments})")
-                if happened != "42501":
-                    problems.append(f"{role} names {function}: {happened}, not 42501")
-    return problems
-
-
-def attempt(conn: psycopg.Connection[Any], role: str, someone: str, statement: str) -> str:
-    """`ok` or the SQLSTATE of one statement as that role, undone in either case."""
-    claims = {"role": role} | ({"sub": someone} if role == "authenticated" else {})
-    try:
-        with conn.transaction(force_rollback=True):
-            conn.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps(claims)])
-            conn.execute(f"set local role {role}")
-            conn.execute(statement)
-    except psycopg.Error as error:
-        return error.sqlstate or type(error).__name__
-    return "ok"
+        arguments = ", ".join(f"null::{each}" for each in types)
+        statement = f"select {function.partition('(')[0]}({arguments})"
+        # Without USAGE on the schema nobody can name what is private, granted or not.
+        is_private = function.startswith("private.")
+        for role in SQL_ROLES if is_private else set(SQL_ROLES) - matrix.may_execute(function):
+            expect = {"42501"} if is_private else {"42501", "42809"}  # a procedure cannot be selected
+            tried.append((f"{role} calls {function}", role, statement, expect))
+    conn.execute(ATTEMPT)
+    claims = {
+        role: json.dumps({"role": role} | ({"sub": someone} if role == "authenticated" else {})) for role in SQL_ROLES
+    }
+    happened = conn.execute(
+        "select pg_temp.attempt(t.role, t.claims, t.statement) "
+        "from unnest(%s::text[], %s::text[], %s::text[]) with ordinality as t (role, claims, statement, place) "
+        "order by place",
+        [
+            [role for _, role, _, _ in tried],
+            [claims[role] for _, role, _, _ in tried],
+            [each for _, _, each, _ in tried],
+        ],
+    ).fetchall()
+    return [
+        f"{what}: {word}, not {min(expected)}"
+        for (what, _, _, expected), (word,) in zip(tried, happened, strict=True)
+        if word not in expected
+    ]
