@@ -109,7 +109,11 @@ as $$
         (
             select u.url
             from (select coalesce(p_metadata ->> 'avatar_url', p_metadata ->> 'picture') as url) as u
-            where char_length(u.url) <= 2048 and u.url ~ '^https?://'
+            -- As update_profile takes it; an object of one's own in Storage cannot be there yet.
+            where
+                char_length(u.url) <= 2048
+                and u.url ~ '^https://[^/?#@\s\\]+(/[!-~]*)?$'
+                and u.url !~ '/storage/v1/object/public/avatars/'
         )
     on conflict (user_id) do nothing;
 $$;
