@@ -47,6 +47,8 @@ create index conversations_gig_id_direct_high_idx on public.conversations (gig_i
 -- without statistics they cannot tell an outsider how much a person or a gig is talked to.
 alter table public.conversations
 alter column gig_id set statistics 0,
+alter column title set statistics 0,
+alter column search_title set statistics 0,
 alter column created_by set statistics 0,
 alter column direct_low set statistics 0,
 alter column direct_high set statistics 0;

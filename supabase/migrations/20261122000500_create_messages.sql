@@ -43,6 +43,7 @@ create index messages_gig_id_created_at_idx on public.messages (gig_id, created_
 
 -- See conversations: estimates must not tell an outsider how much somebody writes.
 alter table public.messages
+alter column conversation_id set statistics 0,
 alter column from_user_id set statistics 0,
 alter column to_user_id set statistics 0,
 alter column gig_id set statistics 0,
