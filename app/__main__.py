@@ -24,6 +24,8 @@ def serve() -> None:
     """Run the server with what the service relies on; a settings error is one sentence."""
     import uvicorn
 
+    from app.server import Connection
+
     try:
         config = settings.load()
     except settings.SettingsError as error:
@@ -34,7 +36,7 @@ def serve() -> None:
         host=config.host,
         port=config.port,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         log_config=None,
         access_log=False,

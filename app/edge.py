@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from litestar import Litestar, Request, Response
 from litestar.enums import ScopeType
+from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
 from app import limits, log, problems
@@ -32,6 +33,10 @@ _CORS_EXPOSE = (
     b"access-control-expose-headers",
     b"RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, Server-Timing",
 )
+
+
+# Ours are below 150. The router remembers the last 1,024 paths, however long: 8 MiB at the most.
+_PATH_BYTES_MAX = 8 * 1024
 
 
 class Edge:
@@ -57,8 +62,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if exchange.method == "OPTIONS":
-                    message["headers"] = [(k, _allow(v) if k == b"allow" else v) for k, v in message["headers"]]
+                if exchange.method == "OPTIONS" and "path_template" in scope:
+                    message["headers"] = self._allowing(scope["path_template"])
                 # The last word on headers: those below replace what a route or the framework may have said.
                 message = {**message, "headers": [*message["headers"], *self._headers(exchange)]}
             await send(message)
@@ -69,25 +74,25 @@ class Edge:
         try:
             if scope["method"] == "OPTIONS" and b"access-control-request-method" in exchange.headers:
                 await _respond(finish, 204, self._preflight(exchange), b"")
+            elif len(scope["raw_path"]) > _PATH_BYTES_MAX:
+                await _refuse(finish, "not_found", exchange)
             else:
                 await self.app(scope, receive, finish)
         except Exception as error:
             log.unexpected(error)
             if status == 0:
-                exchange.code = "internal_error"
-                code, headers, body = problems.render(Problem("internal_error"), exchange.request_id)
-                await _respond(finish, code, [(k.encode(), v.encode()) for k, v in headers.items()], body)
+                await _refuse(finish, "internal_error", exchange)
         finally:
             exchange.route = scope.get("path_template") or exchange.route
             log.request_line(exchange, status, time.perf_counter() - exchange.started_s)
 
+    def _allowing(self, path: str) -> list[tuple[bytes, bytes]]:
+        # Litestar's own answer to OPTIONS knows only the first handler of a path.
+        methods = [m for r in self.app.routes if isinstance(r, HTTPRoute) and r.path_format == path for m in r.methods]
+        return [(b"allow", problems.allowed(", ".join(methods)).encode())]
+
     def _headers(self, exchange: log.Exchange) -> list[tuple[bytes, bytes]]:
-        total_ms = (time.perf_counter() - exchange.started_s) * 1000
-        headers = [
-            *_ALWAYS,
-            (b"x-request-id", exchange.request_id.encode()),
-            (b"server-timing", b"upstream;dur=%.2f, total;dur=%.2f" % (exchange.upstream_s * 1000, total_ms)),
-        ]
+        headers = everywhere(exchange)
         if exchange.pace is not None:
             policy, rest = exchange.pace
             headers += [(b"ratelimit-policy", policy.encode()), (b"ratelimit", rest.encode())]
@@ -103,14 +108,26 @@ class Edge:
         return _CORS_ALLOW if exchange.headers.get(b"origin") in self._origins else []
 
 
-def _allow(methods: bytes) -> bytes:
-    return problems.allowed(methods.decode()).encode()
+def everywhere(exchange: log.Exchange) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer, whoever gives it."""
+    total_ms = (time.perf_counter() - exchange.started_s) * 1000
+    return [
+        *_ALWAYS,
+        (b"x-request-id", exchange.request_id.encode()),
+        (b"server-timing", b"upstream;dur=%.2f, total;dur=%.2f" % (exchange.upstream_s * 1000, total_ms)),
+    ]
 
 
 async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     start = [*headers] if status == 204 else [*headers, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _refuse(send: Send, code: str, exchange: log.Exchange) -> None:
+    exchange.code = code
+    status, headers, body = problems.render(Problem(code), exchange.request_id)
+    await _respond(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
 
 class Admission:

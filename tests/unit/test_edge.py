@@ -348,6 +348,10 @@ async def test_head_and_options() -> None:
         answer = await client.options(SEND)
         assert (answer.status_code, answer.headers["allow"]) == (204, "OPTIONS, POST")
         assert (await client.options("/health/live")).headers["allow"] == "GET, HEAD, OPTIONS"
+        # A path with several handlers names the methods of all of them.
+        several = await client.options("/api/messages/conversations/x/members")
+        assert several.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+        assert "content-type" not in several.headers
 
 
 async def test_crash_is_our_own_fault_and_says_nothing(monkeypatch: pytest.MonkeyPatch, log_lines: Any) -> None:
