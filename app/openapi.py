@@ -73,6 +73,9 @@ def document(app: Litestar) -> dict[str, Any]:
     shapes = list(dict.fromkeys(shapes))
     refs, schemas = msgspec.json.schema_components(shapes, ref_template=_REF)
     ref_of = dict(zip(shapes, refs, strict=True))
+    for shape in shapes:
+        # What a struct cannot say of its members together.
+        schemas[shape.__name__] |= getattr(shape, "also", {})
     components: Components = {"schemas": schemas}
     paths: dict[str, Any] = {}
     for path, handler in handlers:

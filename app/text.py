@@ -9,6 +9,8 @@ import re
 import unicodedata
 
 CHARS_MAX = 4000
+# For the OpenAPI document: a code point that normalisation leaves, so that something is left of the text.
+VISIBLE = r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028-\u202f\u205f\u2066-\u2069\u3000\ufeff]"
 
 # C0 except TAB, LF and CR (which becomes LF), DEL, C1, U+202A-202E and U+2066-2069.
 _REMOVED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import cache
@@ -173,19 +174,44 @@ def _decoder(annotation: Any) -> Callable[[bytes], Any]:
     return msgspec.json.Decoder(struct_of(annotation)).decode
 
 
+def _decoded(body: bytes, shape: Any) -> Any:
+    try:
+        return _decoder(shape)(body)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    # 36.0 and 36e0 are integers to JSON Schema, and to languages with one kind of number. Python's decoder is laxer
+    # than msgspec, which therefore reads the result again.
+    return _decoder(shape)(_encode(_decode_whole(body.decode())))
+
+
+def _whole(number: str) -> int | float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(number)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(word)
+
+
+_decode_whole = json.JSONDecoder(parse_float=_whole, parse_constant=_no_number).decode
+
+
 def decode(body: bytes, shape: Any) -> Any:
     """Decode JSON strictly into a struct: no unknown members, no member twice, no value of another type.
 
     Errors: Problem validation_failed; its pointer is that of the first finding. Its sentence never quotes a value.
     """
     try:
-        data = _decoder(shape)(body)
+        data = _decoded(body, shape)
         # Of two members with one name msgspec keeps the last; a proxy that keeps the first would see another request.
         _decode_unique(body.decode())
     except msgspec.ValidationError as error:
         pointer, detail = _explain(str(error))
         raise Problem("validation_failed", detail, pointer=pointer) from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         detail = str(error) if isinstance(error, _Twice) else "The body is not valid JSON in UTF-8."
         raise Problem("validation_failed", detail, pointer="") from None
     return data

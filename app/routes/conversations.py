@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from app import problems
 from app.problems import Problem
 from app.shapes import Conversation, Cursor, GivenId, Limit, Message, NextCursor, OneConversation, Read, Receipt
+from app.text import VISIBLE
 from app.wire import ApiRequest, Reply, changes, given_id
 
 
@@ -182,7 +183,7 @@ class UpdateConversation(Struct, frozen=True, rename="camel", forbid_unknown_fie
         Meta(description="Null, or a time that has passed, unmutes."),
     ] = UNSET
     title: Annotated[
-        Annotated[str, Meta(min_length=1)] | UnsetType,
+        Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": VISIBLE})] | UnsetType,
         Meta(description="Groups only, by owners and admins: 1 to 120 code points on one line, after normalisation."),
     ] = UNSET
 

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from app import log, problems
 from app.shapes import Conversation, Cursor, GivenId, Id, Limit, NextCursor, OneConversation, Profile, Time
+from app.text import VISIBLE
 from app.wire import ApiRequest, Reply, given_id
 
 Role = Literal["owner", "admin", "member"]
@@ -19,7 +20,10 @@ class CreateGroup(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tru
 
     title: Annotated[
         str,
-        Meta(description="1 to 120 code points on one line, after normalisation.", extra_json_schema={"minLength": 1}),
+        Meta(
+            description="1 to 120 code points on one line, after normalisation.",
+            extra_json_schema={"minLength": 1, "pattern": VISIBLE},
+        ),
     ]
     member_ids: Annotated[list[GivenId], Meta(max_length=1000, description="The others; oneself is left out.")]
     gig_id: GivenId | None = None

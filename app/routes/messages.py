@@ -1,7 +1,7 @@
 """Messages: send, edit and delete one, what it said before, mark as read up to one; and the badge."""
 
 import uuid
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from litestar import delete, get, patch, post
 from litestar.params import JSONBody
@@ -16,13 +16,17 @@ from app.wire import ApiRequest, Reply, given_id
 class SendMessage(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Where to and what. `conversationId` alone suffices, or `toUserId`, with `gigId` when it is about one."""
 
+    also: ClassVar[dict[str, Any]] = {
+        "if": {"properties": {"conversationId": {"type": "null"}}},
+        "then": {"required": ["toUserId"], "properties": {"toUserId": {"type": "string"}}},
+    }
     body: Annotated[
         str,
         Meta(
             description="1 to 4,000 code points, counted after normalisation: line ends become LF, control and "
             "direction marks are removed, NFC, white space at both ends is trimmed.",
             examples=["Is Saturday at ten still good for you?"],
-            extra_json_schema={"minLength": 1},
+            extra_json_schema={"minLength": 1, "pattern": text.VISIBLE},
         ),
     ]
     conversation_id: GivenId | None = None
@@ -135,7 +139,7 @@ class EditMessage(Struct, frozen=True, forbid_unknown_fields=True):
 
     body: Annotated[
         str,
-        Meta(description="As for a new message.", extra_json_schema={"minLength": 1}),
+        Meta(description="As for a new message.", extra_json_schema={"minLength": 1, "pattern": text.VISIBLE}),
     ]
 
 

@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app import problems
 from app.shapes import Profile
+from app.text import VISIBLE
 from app.wire import ApiRequest, Reply, changes
 
 
@@ -33,19 +34,25 @@ async def get_profile(request: ApiRequest) -> Reply:
     return Reply(await request.supabase.rpc("get_profile", {}, request.user, ProfileAnswer, repeatable=True))
 
 
+# As SQL asks for them. It also takes one's own object over plain http, which only a development machine has.
+_HTTPS = r"^https://[A-Za-z0-9._:\[\]-]+(/[!-~]*)?$"
+_LANGUAGE = r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$"
+
+
 class UpdateProfile(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """What to change; what is left out stays."""
 
     display_name: Annotated[
-        Annotated[str, Meta(min_length=1)] | UnsetType,
+        Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": VISIBLE})] | UnsetType,
         Meta(description="1 to 80 code points on one line, after normalisation."),
     ] = UNSET
     avatar_url: Annotated[
-        Annotated[str, Meta(max_length=2048)] | UnsetType | None,
+        Annotated[str, Meta(max_length=2048, extra_json_schema={"pattern": _HTTPS})] | UnsetType | None,
         Meta(description="An https URL, the public URL of one's own object in the bucket `avatars`, or null."),
     ] = UNSET
     locale: Annotated[
-        Annotated[str, Meta(max_length=35)] | UnsetType | None, Meta(description="BCP 47 language tag, or null.")
+        Annotated[str, Meta(max_length=35, extra_json_schema={"pattern": _LANGUAGE})] | UnsetType | None,
+        Meta(description="BCP 47 language tag, or null."),
     ] = UNSET
     private_reading: bool | UnsetType = UNSET
     hides_last_seen: bool | UnsetType = UNSET

@@ -69,6 +69,8 @@ class TestUpdate:
             ({"avatarUrl": "https://example.com/a b.png"}, "/avatarUrl"),
             ({"avatarUrl": "https://example.com/\n"}, "/avatarUrl"),
             ({"avatarUrl": "https://"}, "/avatarUrl"),
+            ({"avatarUrl": "https://exam\u202eple.com/a.png"}, "/avatarUrl"),
+            ({"avatarUrl": "https://ex\u0430mple.com/"}, "/avatarUrl"),
             ({"avatarUrl": "https://example.com/" + "x" * 2048}, "/avatarUrl"),
             ({"locale": "english please"}, "/locale"),
             ({"user_id": "x"}, "/user_id"),

@@ -1,5 +1,7 @@
 """Text: what is refused, what stays, and that it is cheap."""
 
+import itertools
+import re
 import time
 import unicodedata
 
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.text import CHARS_MAX, normalize, refusal
+from app.text import CHARS_MAX, VISIBLE, normalize, refusal
 
 LONG_RUN = "e" + "\u0316\u0300" * 8000
 
@@ -32,6 +34,12 @@ LONG_RUN = "e" + "\u0316\u0300" * 8000
 def test_normal_form(text: str, normal: str) -> None:
     assert normalize(text) == normal
     assert (refusal(text) is None) == (normal != "")
+
+
+def test_the_documented_pattern_is_what_normalisation_leaves() -> None:
+    visible = re.compile(VISIBLE)
+    for point in itertools.chain(range(0xD800), range(0xE000, 0x110000)):
+        assert (visible.search(chr(point)) is not None) == (normalize(chr(point)) != ""), hex(point)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "\x00", "\u202e\u2066", "\u3000\ufeff", "\r\n\r\n"])

@@ -42,6 +42,12 @@ def test_good_body() -> None:
     assert (data.body, data.to_user_id, data.limit) == ("x\x00y", ADA.upper(), 100)
 
 
+@pytest.mark.parametrize("number", [b"36.0", b"36e0", b"3.6E+1", b"360e-1"])
+def test_an_integer_may_be_written_with_a_fraction_of_nothing(number: bytes) -> None:
+    assert decode(b'{"body": "x", "limit": %b, "receipts": [{"upTo": %b}]}' % (number, number), Shape).limit == 36
+    assert fault(b'{"body": "x", "limit": %b, "limit": 1}' % number) == ("", "A member occurs twice.")
+
+
 NOT_JSON = ("", "The body is not valid JSON in UTF-8.")
 
 
@@ -63,6 +69,17 @@ NOT_JSON = ("", "The body is not valid JSON in UTF-8.")
         (b'{"body": "x", "limit": 0}', ("/limit", "Expected int >= 1.")),
         (b'{"body": "x", "limit": 101}', ("/limit", "Expected int <= 100.")),
         (b'{"body": "x", "limit": 1.5}', ("/limit", "Expected int, got float.")),
+        (b'{"body": "x", "limit": 5.0, "receipts": [{"upTo": 9e15}, {"upTo": 1e16}]}',
+         ("/receipts/1/upTo", "Expected int, got float.")),
+        (b'{"body": "x", "limit": 0.0}', ("/limit", "Expected int >= 1.")),
+        # The second reading is as strict as the first.
+        (b'{"limit": 5.0, "body": "\\ud800"}', NOT_JSON), (b'{"limit": 5.0, "body": NaN}', NOT_JSON),
+        (b'{"limit": 5.0, "body": "x", "toUserId": NaN}', NOT_JSON),
+        (b'{"limit": 5.0, "body": "x", "toUserId": 1e999}', NOT_JSON),
+        (b'{"limit": 5.0, "body": "x", "toUserId": %b}' % (b"9" * 400), ("/toUserId", "Number out of range.")),
+        (b'{"limit": 5.0, "body": "x", "toUserId": %b}' % (b"9" * 5000), NOT_JSON),
+        (b'{"limit": 5.0, "body": "x", "toUserId": %b}' % (b"[" * 9000 + b"]" * 9000), NOT_JSON),
+        (b'{"limit": 5.0, "body": "x", "a": 1}', ("/a", "There is no such member.")),
         (b'{"body": "x", "limit": "5"}', ("/limit", "Expected int, got str.")),
         (b'{"body": "x", "limit": true}', ("/limit", "Expected int, got bool.")),
         (b'{"body": "x", "toUserId": "ada"}', ("/toUserId", "Expected a UUID in its canonical form.")),
