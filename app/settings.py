@@ -180,7 +180,7 @@ def _parse(name: str, text: str, kind: Any) -> Any:
     if name == "cors_origins":
         return tuple(_origin(part) for part in _parts(text))
     if name == "trusted_proxies":
-        return tuple(ipaddress.ip_network(part, strict=False) for part in _parts(text))
+        return tuple(_network(part) for part in _parts(text))
     if name == "message_keys":
         return _message_keys(text)
     return msgspec.convert(text, kind, strict=False)
@@ -209,11 +209,22 @@ def _parts(text: str) -> list[str]:
     return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
 
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        # The library's sentence repeats the value.
+        raise ValueError("expected networks such as 10.0.0.0/8") from None
+
+
 def _origin(text: str) -> str:
-    parts = urlsplit(text.rstrip("/"))
+    try:
+        parts = urlsplit(text.rstrip("/"))
+        _ = parts.port  # raises when it is not a number
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path or parts.query:
         raise ValueError("expected an origin such as https://example.org")
-    _ = parts.port  # raises ValueError when it is not a number
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
