@@ -113,9 +113,15 @@ class Connection(HttpToolsProtocol):
         """Answer what is not HTTP, or too much of it, in the form of every problem, and hang up."""
         if self.transport.is_closing():
             return
-        # While a request is being served this would be taken for its answer.
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
             self.transport.write(_refusal(self._too_large))
+        elif not (self._in_head or self.pipeline or cycle.response_started):
+            # Its own body is broken: this is the answer, and whoever waits for the rest is told that there is none.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self.transport.write(_refusal(self._too_large))
+        # Otherwise it would be taken for the answer to a request before.
         self.transport.close()
 
 
