@@ -74,7 +74,7 @@ begin
         v_through := v_head;
     else
         v_parts := regexp_match(
-            p_cursor, '^([0-9a-f]{16})\.(\d{1,16})\.(\d{1,16})(?:\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(\d{1,16}))?$'
+            p_cursor, '^([0-9a-f]{16})\.([0-9]{1,16})\.([0-9]{1,16})(?:\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9]{1,16}))?$'
         );
         if v_parts is null or v_parts[1] <> v_digest then
             raise sqlstate 'PT400' using
