@@ -1,5 +1,6 @@
 """Blocks: contact ends both ways, at once and whatever happens at the same time, and the other is told nothing."""
 
+import functools
 import random
 import threading
 import time
@@ -639,6 +640,29 @@ class TestAtTheSameTime:
         assert late.result["id"] == bob.id
         assert shown(db, ann, room)["unreadCount"] == 0
         check_everything(db, [ann.id, bob.id, cyd.id])
+
+    @pytest.mark.parametrize("name", ["send_message", "delete_message", "hide_message"])
+    def test_a_group_is_counted_right_whoever_comes_first(self, db, supabase_stack, other, group, name):
+        ann, bob, cyd, there, _ = group
+
+        def act(conn, message):
+            if name == "send_message":
+                send(conn, bob, conversation_id=there)
+            elif name == "delete_message":
+                call(conn, bob.id, "delete_message", message_id=message)
+            else:
+                conn.execute("select private.hide_message(%s)", [message])
+            return "done"
+
+        for change in (block, unblock):
+            message = send(db, bob, conversation_id=there)["message"]["id"]
+            other.execute("select 1")
+            change(other, ann, bob)
+            job = functools.partial(act, message=message)
+            with Meanwhile(supabase_stack.database_url, db, job) as late:
+                other.commit()
+            assert late.result == "done"
+            check_everything(db, [ann.id, bob.id, cyd.id])
 
     def test_nor_one_that_is_made_while_a_block_is_not_committed(self, db, supabase_stack, other, new_person):
         ann, bob, cyd = new_person(), new_person(), new_person()
