@@ -288,7 +288,7 @@ CREATE FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) RETURN
     SET search_path TO ''
     AS $_$
 begin
-    if char_length(p_url) > 2048 or p_url !~ '^https?://[^/?#@\s\\]+(/[!-~]*)?$' then
+    if char_length(p_url) > 2048 or p_url !~ '^https?://[A-Za-z0-9._:\[\]-]+(/[!-~]*)?$' then
         return false;
     end if;
     -- An object of one's own in the bucket must be there. A development machine serves it by plain http.
@@ -886,6 +886,8 @@ CREATE TABLE public.conversations (
     CONSTRAINT conversations_title_check CHECK (((char_length(title) >= 1) AND (char_length(title) <= 120)))
 );
 ALTER TABLE ONLY public.conversations ALTER COLUMN gig_id SET STATISTICS 0;
+ALTER TABLE ONLY public.conversations ALTER COLUMN title SET STATISTICS 0;
+ALTER TABLE ONLY public.conversations ALTER COLUMN search_title SET STATISTICS 0;
 ALTER TABLE ONLY public.conversations ALTER COLUMN created_by SET STATISTICS 0;
 ALTER TABLE ONLY public.conversations ALTER COLUMN direct_low SET STATISTICS 0;
 ALTER TABLE ONLY public.conversations ALTER COLUMN direct_high SET STATISTICS 0;
@@ -2415,6 +2417,7 @@ CREATE TABLE public.messages (
     CONSTRAINT messages_seq_check CHECK (((seq >= 1) AND (event_seq >= seq))),
     CONSTRAINT messages_state_check CHECK ((((state = 'visible'::text) AND ((body IS NULL) = is_sensitive)) OR ((state = ANY (ARRAY['deleted'::text, 'hidden'::text])) AND (body IS NULL))))
 );
+ALTER TABLE ONLY public.messages ALTER COLUMN conversation_id SET STATISTICS 0;
 ALTER TABLE ONLY public.messages ALTER COLUMN from_user_id SET STATISTICS 0;
 ALTER TABLE ONLY public.messages ALTER COLUMN to_user_id SET STATISTICS 0;
 ALTER TABLE ONLY public.messages ALTER COLUMN gig_id SET STATISTICS 0;
@@ -2524,7 +2527,7 @@ COMMENT ON FUNCTION private.insert_message(p_conversation public.conversations, 
 CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS void
     LANGUAGE sql
     SET search_path TO ''
-    AS $$
+    AS $_$
     -- Sign-up must never fail because of a name: whatever is not usable becomes null. The e-mail address is never a name.
     insert into public.profiles (user_id, display_name, avatar_url)
     select
@@ -2546,10 +2549,14 @@ CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS
         (
             select u.url
             from (select coalesce(p_metadata ->> 'avatar_url', p_metadata ->> 'picture') as url) as u
-            where char_length(u.url) <= 2048 and u.url ~ '^https?://'
+            -- As update_profile takes it; an object of one's own in Storage cannot be there yet.
+            where
+                char_length(u.url) <= 2048
+                and u.url ~ '^https://[^/?#@\s\\]+(/[!-~]*)?$'
+                and u.url !~ '/storage/v1/object/public/avatars/'
         )
     on conflict (user_id) do nothing;
-$$;
+$_$;
 
 COMMENT ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) IS 'Makes a profile from sign-up metadata; keeps an existing one.';
 
@@ -3963,6 +3970,20 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.mark_read(p_message_id uuid) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.mark_read.';
+
+CREATE FUNCTION private.may_keep_avatar(p_name text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+begin
+    -- Plain names only, a few folders deep: what is no name everywhere (.., control characters) is none here.
+    return p_name ~ '^[0-9a-f-]{36}(/[^/\\.[:cntrl:]][^/\\[:cntrl:]]{0,127}){1,4}$'
+        and split_part(p_name, '/', 1) = auth.uid()::text
+        and private.account_is_active(auth.uid());
+end;
+$_$;
+
+COMMENT ON FUNCTION private.may_keep_avatar(p_name text) IS 'Definer, because accounts are not the caller''s to read. Whether the caller, an active account, may write this object of avatars.';
 
 CREATE FUNCTION private.may_use_live_topic(p_topic text) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -6730,7 +6751,7 @@ begin
         v_through := v_head;
     else
         v_parts := regexp_match(
-            p_cursor, '^([0-9a-f]{16})\.(\d{1,16})\.(\d{1,16})(?:\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(\d{1,16}))?$'
+            p_cursor, '^([0-9a-f]{16})\.([0-9]{1,16})\.([0-9]{1,16})(?:\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9]{1,16}))?$'
         );
         if v_parts is null or v_parts[1] <> v_digest then
             raise sqlstate 'PT400' using
@@ -8035,6 +8056,10 @@ CREATE TABLE public.profiles (
     CONSTRAINT profiles_display_name_check CHECK (((char_length(display_name) >= 1) AND (char_length(display_name) <= 80))),
     CONSTRAINT profiles_locale_check CHECK (((char_length(locale) >= 2) AND (char_length(locale) <= 35)))
 );
+ALTER TABLE ONLY public.profiles ALTER COLUMN display_name SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN avatar_url SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN locale SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN search_name SET STATISTICS 0;
 
 COMMENT ON TABLE public.profiles IS 'What others see of a person. Written by the sign-up trigger and update_profile. No foreign key to auth.users: a missing row renders as a fallback.';
 
@@ -8485,6 +8510,9 @@ GRANT ALL ON FUNCTION private.mark_delivered(p_receipts jsonb) TO authenticated;
 REVOKE ALL ON FUNCTION private.mark_read(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.mark_read(p_message_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.may_keep_avatar(p_name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.may_keep_avatar(p_name text) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.may_use_live_topic(p_topic text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.may_use_live_topic(p_topic text) TO authenticated;
 
@@ -8843,14 +8871,14 @@ CREATE POLICY messaging_insert_topic ON realtime.messages AS PERMISSIVE FOR INSE
 CREATE POLICY messaging_select_topic ON realtime.messages AS PERMISSIVE FOR SELECT TO authenticated
     USING ((((extension = 'broadcast'::text) AND (( SELECT realtime.topic() AS topic) = ('user:'::text || ( SELECT uid() AS uid)))) OR ((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND ( SELECT private.may_use_live_topic(( SELECT realtime.topic() AS topic)) AS may_use_live_topic))));
 CREATE POLICY avatars_delete_own ON storage.objects AS PERMISSIVE FOR DELETE TO authenticated
-    USING (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
+    USING (((bucket_id = 'avatars'::text) AND private.may_keep_avatar(name)));
 CREATE POLICY avatars_insert_own ON storage.objects AS PERMISSIVE FOR INSERT TO authenticated
-    WITH CHECK (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
+    WITH CHECK (((bucket_id = 'avatars'::text) AND private.may_keep_avatar(name)));
 CREATE POLICY avatars_select_own ON storage.objects AS PERMISSIVE FOR SELECT TO authenticated
     USING (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
 CREATE POLICY avatars_update_own ON storage.objects AS PERMISSIVE FOR UPDATE TO authenticated
-    USING (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)))
-    WITH CHECK (((bucket_id = 'avatars'::text) AND (split_part(name, '/'::text, 1) = (( SELECT uid() AS uid))::text)));
+    USING (((bucket_id = 'avatars'::text) AND private.may_keep_avatar(name)))
+    WITH CHECK (((bucket_id = 'avatars'::text) AND private.may_keep_avatar(name)));
 
 -- Publications
 
