@@ -344,7 +344,7 @@ begin
     if v_item.message_id is not null then
         v_message := private.desk_message(v_item.message_id);
     end if;
-    if v_message -> 'sensitive' = 'true' then
+    if v_message #>> '{original,envelope}' is not null then
         -- A sealed text never changes, but a rotation of keys renews its envelope, and not the copy in the evidence.
         v_renewed := jsonb_build_object('original', v_message -> 'original');
     end if;
