@@ -1,12 +1,18 @@
 """The routes under /api/moderation on the real stack."""
 
+import json
+import os
+import re
+import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from app import settings
+from app.routes.moderation import ItemKind, Outcome, SanctionKind
 from app.vault import About, Text, Vault
 from tests.sql.desk import appoint, hold
 
@@ -251,3 +257,45 @@ def test_moderators_read_what_is_sealed(
     assert opened() == (text, text)
     db.execute("delete from private.envelopes where message_id = %s", [message["id"]])
     assert opened() == ({"body": None, "unreadable": True}, text), "the evidence outlives the message"
+
+
+def test_the_page_for_operators_says_what_works(
+    case: Any, mod: Any, desk: Any, person: Any, send: Any, service_url: str, db: Any
+) -> None:
+    """Every command of docs/moderation.md, as it is printed."""
+    page = Path("docs/moderation.md").read_text()
+    ada, _, message, item = case
+    noise = send(ada, "More", conversationId=message["conversationId"]).json()["message"]["id"]
+    muted = {"kind": "mute", "durationS": 60, "reason": "x"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "API_URL": service_url,
+        "TOKEN": mod.token,
+        "ITEM": item["id"],
+        "PERSON": ada.id,
+        "MESSAGE": message["id"],
+        "SANCTION": desk(mod, "POST", f"/users/{person().id}/sanctions", muted).json()["sanction"]["id"],
+        "ACTION": desk(mod, "POST", f"/messages/{noise}/hide", {"note": "x"}).json()["action"]["id"],
+    }
+    commands = re.search(r"```sh\n(.*?)```", page, re.DOTALL)
+    assert commands
+    run = subprocess.run(["bash", "-euc", commands[1]], env=environment, capture_output=True, text=True, check=True)
+    answers, rest = [], run.stdout
+    while rest:
+        answer, end = json.JSONDecoder().raw_decode(rest)
+        answers.append(answer)
+        rest = rest[end:]
+    assert len(answers) == len(re.findall(r"^desk [A-Z]", commands[1], re.MULTILINE)) == 11
+    assert [answer for answer in answers if "code" in answer] == []
+
+    statements = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert len(statements) == 2
+    with db.transaction(force_rollback=True):
+        for statement in statements:
+            db.execute(statement)
+
+
+def test_the_page_names_what_there_is() -> None:
+    page = Path("docs/moderation.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) >= set(get_args(ItemKind))
+    assert set(re.findall(r"`(\w+)`", page)) >= set(get_args(Outcome)) | set(get_args(SanctionKind))

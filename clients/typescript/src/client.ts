@@ -3,14 +3,19 @@
 import type {
   AddMembers,
   CreateGroup,
+  Decide,
   EditMessage,
   ListConversations,
   MarkAllRead,
   MarkDelivered,
+  ModerateMessage,
+  NewReport,
+  NewSanction,
   SendMessage,
   SyncRequest,
   UpdateConversation,
   UpdateProfile,
+  Why,
 } from "./schema.ts";
 import { createCall, type CallOptions, type ClientOptions, type Query } from "./transport.ts";
 
@@ -21,6 +26,8 @@ export type NewGroup = CreateGroup & { idempotencyKey?: string };
 export type InboxQuery = Query<"/api/messages/conversations">;
 export type MembersQuery = Query<"/api/messages/conversations/{id}/members">;
 export type BlockedQuery = Query<"/api/users/blocked">;
+export type ModerationQueueQuery = Query<"/api/moderation/queue">;
+export type ModerationActionsQuery = Query<"/api/moderation/actions">;
 /** The newest page, or one place: at most one of `before`, `after` and `around`. */
 export type HistoryQuery = { limit?: number } & (
   | { before?: number | undefined; after?: never; around?: never }
@@ -123,6 +130,50 @@ export function createClient(options: ClientOptions) {
     unreadCounts: (options?: CallOptions) => call("get", "/api/messages/unread", {}, options),
     /** What one may still do now: sends, conversations started, edits, reports. */
     getLimits: (options?: CallOptions) => call("get", "/api/messages/limits", {}, options),
+
+    /** Report somebody else's message to the moderators; while one's report about it is open, that one is answered. */
+    reportMessage: (messageId: string, report: NewReport, options?: CallOptions) =>
+      call("post", "/api/messages/{id}/report", { path: { id: messageId }, body: report }, options),
+
+    /** Report a person one is, or was, in a conversation with. */
+    reportUser: (userId: string, report: NewReport, options?: CallOptions) =>
+      call("post", "/api/users/{id}/report", { path: { id: userId }, body: report }, options),
+
+    /** For moderators, as all that follow: what waits for a decision, or what has been decided. */
+    listModerationQueue: (asked: ModerationQueueQuery = {}, options?: CallOptions) =>
+      call("get", "/api/moderation/queue", { query: asked }, options),
+
+    /** What an item is about. The audit log keeps that one looked. */
+    getModerationItem: (itemId: string, options?: CallOptions) =>
+      call("get", "/api/moderation/items/{id}", { path: { id: itemId } }, options),
+
+    /** Decide an item; `already_decided`: somebody else was first. */
+    decideModerationItem: (itemId: string, decision: Decide, options?: CallOptions) =>
+      call("post", "/api/moderation/items/{id}/decide", { path: { id: itemId }, body: decision }, options),
+
+    /** Mute or suspend a person, from now on. */
+    sanctionUser: (userId: string, sanction: NewSanction, options?: CallOptions) =>
+      call("post", "/api/moderation/users/{id}/sanctions", { path: { id: userId }, body: sanction }, options),
+
+    /** End a sanction early. */
+    liftSanction: (sanctionId: string, why: Why = {}, options?: CallOptions) =>
+      call("delete", "/api/moderation/sanctions/{id}", { path: { id: sanctionId }, body: why }, options),
+
+    /** Hide a message, also when nobody has reported it. */
+    moderateHideMessage: (messageId: string, why: ModerateMessage, options?: CallOptions) =>
+      call("post", "/api/moderation/messages/{id}/hide", { path: { id: messageId }, body: why }, options),
+
+    /** Show a hidden message again. */
+    moderateRestoreMessage: (messageId: string, why: ModerateMessage, options?: CallOptions) =>
+      call("post", "/api/moderation/messages/{id}/restore", { path: { id: messageId }, body: why }, options),
+
+    /** Take back what an action did, once. */
+    undoModerationAction: (actionId: string, why: Why = {}, options?: CallOptions) =>
+      call("post", "/api/moderation/actions/{id}/undo", { path: { id: actionId }, body: why }, options),
+
+    /** The audit log, newest first. */
+    listModerationActions: (asked: ModerationActionsQuery = {}, options?: CallOptions) =>
+      call("get", "/api/moderation/actions", { query: asked }, options),
 
     /** One's own profile. */
     getProfile: (options?: CallOptions) => call("get", "/api/profile", {}, options),

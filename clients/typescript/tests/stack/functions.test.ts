@@ -80,6 +80,30 @@ test("editMessage, messageHistory and deleteMessage", async () => {
   await assert.rejects(ann.client.editMessage(first.id, { body: "?" }), { code: "message_deleted", status: 409 });
 });
 
+test("reportMessage and reportUser", async () => {
+  const { message } = await bob.client.sendMessage({ conversationId: talk.id, body: "Pay me outside" });
+  const { report } = await ann.client.reportMessage(message.id, { reason: "scam", note: "Wants my card" });
+  assert.deepEqual([report.kind, report.userId, report.status], ["message", bob.id, "open"]);
+  assert.equal((await ann.client.reportMessage(message.id, { reason: "spam" })).report.id, report.id);
+  assert.equal((await ann.client.reportUser(bob.id, { reason: "other" })).report.kind, "user");
+  await assert.rejects(bob.client.reportMessage(message.id, { reason: "spam" }), { code: "forbidden", status: 403 });
+  await assert.rejects(ann.client.reportUser(ann.id, { reason: "spam" }), { code: "validation_failed" });
+});
+
+test("the desk is for moderators", async () => {
+  const forbidden = { code: "forbidden", status: 403 };
+  const something = crypto.randomUUID();
+  await assert.rejects(ann.client.listModerationQueue(), forbidden);
+  await assert.rejects(ann.client.getModerationItem(something), forbidden);
+  await assert.rejects(ann.client.decideModerationItem(something, { decision: "dismiss" }), forbidden);
+  await assert.rejects(ann.client.sanctionUser(bob.id, { kind: "mute", durationS: 60, reason: "x" }), forbidden);
+  await assert.rejects(ann.client.liftSanction(something), forbidden);
+  await assert.rejects(ann.client.moderateHideMessage(first.id, { note: "x" }), forbidden);
+  await assert.rejects(ann.client.moderateRestoreMessage(first.id, { note: "x" }), forbidden);
+  await assert.rejects(ann.client.undoModerationAction(something), forbidden);
+  await assert.rejects(ann.client.listModerationActions(), forbidden);
+});
+
 test("getProfile and updateProfile", async () => {
   assert.equal((await eve.client.getProfile()).profile.displayName, "Eve");
   const { profile } = await eve.client.updateProfile({ displayName: "Eve B.", locale: "fr" });
