@@ -11,13 +11,16 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
 import msgspec
 from msgspec import Meta, Struct
 from postgrest import APIError, AsyncPostgrestClient
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.compatibility.httpx import HttpxTransport
+from pyreqwest.exceptions import ConnectError, PyreqwestError, RequestTimeoutError
 
 from app import __version__, log, settings
 from app.settings import WorkerSettings
@@ -99,64 +102,64 @@ class Refused(Exception):
     """SQL does not accept this verdict, by rules that only it knows."""
 
 
+def _client(timeout_s: float, headers: dict[str, str]) -> Client:
+    """A pool of connections that goes where it is sent and nowhere else, whatever the answer or environment says."""
+    return (
+        ClientBuilder()
+        .user_agent(f"gig-messaging/{__version__}")
+        .default_headers(headers)
+        .timeout(timedelta(seconds=timeout_s))
+        .follow_redirects(False)
+        .no_proxy()
+        .default_cookie_store(False)
+        # So that the size limit counts what is read: a few bytes cannot become gigabytes.
+        .gzip(False).brotli(False).zstd(False).deflate(False)
+        .build()
+    )  # fmt: skip
+
+
 class Classifier:
     """The outside world: one bounded question at a time, and nothing it answers is believed."""
 
     def __init__(self, config: WorkerSettings) -> None:
-        self._url = config.classifier_url
-        self._timeout_s = config.classifier_timeout_s
-        headers = {
-            "user-agent": f"gig-messaging/{__version__}",
-            "content-type": "application/json",
-            "accept": "application/json",
-            # So that the size limit counts what is read: a few bytes cannot become gigabytes.
-            "accept-encoding": "identity",
-        }
+        headers = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
         if config.classifier_token is not None:
             headers["authorization"] = f"Bearer {config.classifier_token}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            # The deadline covers all of a request, so no part of it has one of its own.
-            timeout=None,  # noqa: S113
-            limits=httpx.Limits(max_connections=config.worker_concurrency),
-            # Texts and token reach the configured address and nothing else, whatever the answer or environment says.
-            follow_redirects=False,
-            trust_env=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        )
+        self._url = config.classifier_url
+        self._pool = _client(config.classifier_timeout_s, headers)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._pool.close()
 
     async def ask(self, job: Job) -> Verdict:
         """Ask about one message. Errors: Unusable."""
         question = Question(*(getattr(job, name) for name in Question.__struct_fields__))
         headers = {"idempotency-key": f"{job.message_id}:{job.event_seq}"}
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(msgspec.json.encode(question), headers)
-        except TimeoutError:
+            answer = await self._exchange(msgspec.json.encode(question), headers)
+        except RequestTimeoutError:
             raise Unusable("timeout") from None
-        except httpx.ConnectError:
+        except ConnectError:
             raise Unusable("unreachable") from None
-        except httpx.HTTPError:
+        except PyreqwestError:
             raise Unusable("broken") from None
-
-    async def _exchange(self, question: bytes, headers: dict[str, str]) -> Verdict:
-        async with self._client.stream("POST", self._url, content=question, headers=headers) as response:
-            if response.status_code != 200:
-                raise Unusable(f"status_{response.status_code}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise Unusable("encoded")
-            answer = b""
-            async for piece in response.aiter_raw():
-                answer += piece
-                if len(answer) > ANSWER_BYTES_MAX:
-                    raise Unusable("too_large")
         try:
             return _decode_verdict(answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Unusable("not_a_verdict") from None
+
+    async def _exchange(self, question: bytes, headers: dict[str, str]) -> bytes:
+        async with self._pool.post(self._url).headers(headers).body_bytes(question).build_streamed() as response:
+            if response.status != 200:
+                raise Unusable(f"status_{response.status}")
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise Unusable("encoded")
+            answer = b""
+            while (piece := await response.body_reader.read(ANSWER_BYTES_MAX + 1)) is not None:
+                answer += bytes(piece)
+                if len(answer) > ANSWER_BYTES_MAX:
+                    raise Unusable("too_large")
+            return answer
 
 
 class Queue:
@@ -167,13 +170,20 @@ class Queue:
         self._lease_s = math.ceil(config.classifier_timeout_s + _LEASE_MARGIN_S)
         # The older kind of key is a token, and then has to be shown as one, too.
         headers = {"apikey": key} | ({"authorization": f"Bearer {key}"} if key.count(".") == 2 else {})
-        session = httpx.AsyncClient(timeout=_DATA_API_TIMEOUT_S, follow_redirects=False, trust_env=False)
+        self._pool = _client(_DATA_API_TIMEOUT_S, {})
+        # The transport adds up the four httpx time-outs into one deadline, so only one is set.
+        session = httpx.AsyncClient(
+            transport=HttpxTransport(self._pool, close_client=False),
+            timeout=httpx.Timeout(None, read=_DATA_API_TIMEOUT_S),
+            trust_env=False,
+        )
         self._postgrest = AsyncPostgrestClient(
             f"{config.supabase_url}/rest/v1", headers=headers, http_client=session, retry_enabled=False
         )
 
     async def close(self) -> None:
         await self._postgrest.aclose()
+        await self._pool.close()
 
     async def claim(self, limit: int) -> list[Job]:
         """At most `limit` messages, leased to us. Errors: Away."""
@@ -199,8 +209,7 @@ class Queue:
 
     async def _call(self, name: str, params: dict[str, Any], shape: type[T]) -> T:
         try:
-            async with asyncio.timeout(_DATA_API_TIMEOUT_S):
-                answer = await self._postgrest.rpc(name, params).execute()
+            answer = await self._postgrest.rpc(name, params).execute()
             return msgspec.convert(answer.data, shape)
         except APIError as error:
             if error.code == "PT400":
@@ -208,9 +217,9 @@ class Queue:
             # The code is a SQLSTATE or PostgREST's own word; anything else is a gateway's, and may be anything.
             known = isinstance(error.code, str) and error.code.isalnum() and len(error.code) <= 8
             raise Away(f"code_{error.code}" if known else "unusable") from None
-        except TimeoutError:
+        except (httpx.TimeoutException, RequestTimeoutError):
             raise Away("timeout") from None
-        except httpx.HTTPError:
+        except (httpx.HTTPError, PyreqwestError):
             raise Away("unreachable") from None
         except (ValueError, msgspec.MsgspecError):
             raise Away("unusable") from None
