@@ -228,7 +228,8 @@ def test_a_warning_and_an_edit(
     db: Any, http: Any, send: Any, shown: Any, person: Any, run_worker: Any, classifier: Classifier
 ) -> None:
     ann, bob = person(), person()
-    classifier.verdict = lambda body: {"action": "warn", "label": "Rude"} if "scarecrow" in body else {"action": "allow"}
+    rude, fine = {"action": "warn", "label": "Rude"}, {"action": "allow"}
+    classifier.verdict = lambda body: rude if "scarecrow" in body else fine
     with run_worker(classifier.url):
         message = send(ann, "You scarecrow", toUserId=bob.id).json()["message"]
         until(lambda: shown(bob, message["conversationId"])[message["id"]]["warning"] == "Rude")

@@ -177,6 +177,22 @@ class TestLife:
         with one.database() as connection:
             assert connection.execute("select n from public.kept").fetchone() == (1,)
 
+    def test_a_worker_runs_only_when_there_is_a_classifier(self, run):
+        one = run().start().until_ready()
+        assert "The worker" not in one.children()
+        one.process.send_signal(signal.SIGINT)
+        assert one.wait() == 0
+        other = run(CLASSIFIER_URL="http://127.0.0.1:9/").start().until_ready()
+        log = other.local / "log" / "worker.log"
+        other.until(lambda: log.exists() and "worker_started" in log.read_text())
+        assert "The worker" in other.children()
+        other.process.send_signal(signal.SIGINT)
+        assert other.wait() == 0
+        assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == [
+            "worker_started",
+            "worker_stopped",
+        ]
+
     def test_after_kill_9_the_next_run_clears_up_and_has_what_was_acknowledged(self, run):
         one = run().start().until_ready()
         first = one.children()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app import log, worker
+from app import log, settings, worker
 from app.settings import SettingsError, WorkerSettings, read
 from app.worker import ANSWER_BYTES_MAX, Away, Classifier, Job, Queue, Refused, Unusable, Verdict, Worker
 from tests.unit.fakes import ADA, CONVERSATION, MESSAGE, Asked, Script, always, http, refusal, upstream
@@ -72,6 +72,9 @@ class TestSettings:
         given = read(WorkerSettings, LEAST)
         assert given.classifier_url == "https://classifier.example/v1?tenant=7"
         assert (given.classifier_token, given.classifier_timeout_s, given.worker_concurrency) == (None, 5.0, 8)
+
+    def test_all_are_documented(self) -> None:
+        assert all(f"`{name.upper()}`" in settings.table() for name in WorkerSettings.__struct_fields__)
 
     def test_every_fault_is_named_at_once(self) -> None:
         wrong = {
