@@ -7,16 +7,16 @@
 --            drop function private.text_digest(text); drop function private.has_link(text);
 --            drop function private.judge_text(text, boolean); drop function private.judge_with(text, boolean, uuid);
 --            drop function private.moderation_mask(text, integer[]);
---            drop function private.moderation_word_spans(text, private.moderation_rules, integer[], boolean[], text);
+--            drop function private.moderation_word_spans(text, private.moderation_rules, integer[], boolean[]);
 --            drop function private.moderation_host_matches(private.moderation_rules, text[], boolean[]);
---            drop function private.moderation_contacts(text); drop function private.moderation_handles(text);
---            drop function private.moderation_is_phone(text, text, text);
+--            drop function private.moderation_contacts(text, text[]); drop function private.moderation_handles(text, boolean);
+--            drop function private.moderation_spoken_numbers(text); drop function private.moderation_is_phone(text, text, text);
 --            drop function private.moderation_hosts(text); drop function private.moderation_punycode(text);
 --            drop function private.moderation_spans(text, text);
---            drop function private.moderation_term_rules(text, text, uuid);
+--            drop function private.moderation_scan(text, uuid);
 --            drop function private.moderation_forms(text); drop function private.moderation_leet(text);
 --            drop function private.moderation_collapse(text); drop function private.stronger(private.judgement, private.judgement);
---            drop function private.moderation_revision(); drop table private.moderation_lexicon;
+--            drop function private.moderation_revision(); drop table private.moderation_lexicon; drop table private.moderation_words;
 --            drop table private.moderation_terms; drop table private.moderation_rule_versions;
 --            drop table private.moderation_rules; drop table private.moderation_state;
 --            drop function private.compile_moderation(); drop function private.keep_moderation_rule();
@@ -256,9 +256,6 @@ create table private.moderation_state (
     has_contact boolean not null default false,
     has_link boolean not null default false,
     patterns text[] not null default '{}',
-    disguised text not null default '',
-    contact_hint text not null default '',
-    hosts_hint text not null default '',
     constraint moderation_state_pkey primary key (is_only_row),
     constraint moderation_state_is_only_row_check check (is_only_row)
 );
@@ -271,9 +268,6 @@ comment on column private.moderation_state.has_contact is 'Whether a rule of kin
 comment on column private.moderation_state.has_link is 'Whether a rule of kind link is enabled.';
 comment on column private.moderation_state.patterns is
 'The enabled patterns joined into few alternations: Postgres keeps only 32 compiled expressions for each connection.';
-comment on column private.moderation_state.disguised is 'As in the lexicon: a text that has more than plain words.';
-comment on column private.moderation_state.contact_hint is 'As in the lexicon: a text in which contact details are worth looking for.';
-comment on column private.moderation_state.hosts_hint is 'As in the lexicon: a text in which host names are worth looking for.';
 insert into private.moderation_state default values;
 
 create function private.check_moderation_rule()
@@ -516,6 +510,97 @@ comment on function private.stronger(private.judgement, private.judgement) is
 'The stronger of two verdicts (the first of equals), with the rules of both and the masked text of either.';
 revoke all on function private.stronger(private.judgement, private.judgement) from public, anon, authenticated, service_role;
 
+create table private.moderation_words (
+    word text collate "C" not null,
+    kind text not null,
+    constraint moderation_words_pkey primary key (word, kind)
+);
+revoke all on table private.moderation_words from public, anon, authenticated, service_role;
+comment on table private.moderation_words is
+'Words the engine itself knows, folded: they say which expressions are worth trying and what a number or name is.';
+comment on column private.moderation_words.word is 'Folded.';
+comment on column private.moderation_words.kind is
+'messenger; provider (of e-mail); at; dot; digit; call (a telephone number follows); identifier (a number of something else follows); '
+'between (may stand between these and the number); unit; plain (no name of a person); no_local (no name before an @); short (part of '
+'a word in pieces); single (one letter).';
+
+insert into private.moderation_words (word, kind)
+select distinct
+    private.moderation_fold(private.normalize_text(t.word)),
+    w.kind
+from (
+    values
+    ('messenger', 'telegram telegramm telgram telegam whatsapp whats whatsap watsap watsapp whatapp wapp wsp whatsup instagram insta snapchat discord skype '
+    || 'wechat weixin viber facebook kakaotalk kakao zalo icq threema kik gmail hotmail googlemail icloud protonmail tiktok tg тг ig wa fb wx vx '
+    || 'qq line signal snap messenger zap vk вк imo tele телеграм телеграмм телега телеге телегу телеграме телеграмме вотсап ватсап вацап вотсапп '
+    || 'ватсапп вайбер скайп инстаграм инстаграмм инста инсте инсту واتساب واتس تيليجرام تليجرام تلغرام تلجرام انستا انستقرام سناب फेसबुक व्हाट्सएप '
+    || 'व्हाट्सऐप टेलीग्राम इंस्टाग्राम whatsapptan telegramdan instagramdan'),
+    ('provider', 'gmail googlemail yahoo ymail hotmail outlook icloud proton protonmail gmx web aol live msn mail yandex zoho qq 163 126 naver daum hanmail '
+    || 'freenet online orange wanadoo laposte libero virgilio seznam wp onet interia o2 rediffmail fastmail tutanota bol uol'),
+    ('dot', 'dot d0t punkt punto ponto point kropka точка punt nokta'),
+    ('at', 'at arroba arobase chiocciola klammeraffe aet ät małpa собака kukac zavinac'),
+    ('digit', 'zero oh one two three four five six seven eight nine double triple null eins zwei zwo drei vier fünf fuenf sechs sieben acht neun cero uno dos '
+    || 'tres cuatro cinco seis siete ocho nueve un deux trois quatre cinq sept huit neuf due tre quattro cinque sei sette otto nove um dois quatro sete '
+    || 'oito nul een twee drie vijf zes zeven negen ноль нуль один два три четыре пять шесть семь восемь девять शून्य एक दो तीन चार पांच पाँच छह सात आठ नौ sıfır '
+    || 'sifir bir iki üç dört beş altı alti yedi sekiz dokuz jeden dwa trzy cztery pięć sześć siedem osiem dziewięć صفر واحد اثنان اثنين ثلاثة اربعة خمسة ستة سبعة '
+    || 'ثمانية تسعة'),
+    ('call', 'call calls phone phones fon tel telephone telefon telefone telefono teléfono téléphone mobil mobile movil móvil movel portable cell cellphone handy '
+    || 'handynummer telefonnummer rufnummer whatsapp wapp wsp whatsap whats viber signal telegram zalo sms text ring reach contact kontakt nummer ruf rufe anruf '
+    || 'anrufen llama llame llámame llamame llamar marca marcame appelle appelez appelle-moi joindre joignable chiama chiamami chiamare ligar liga ligue ligue-me '
+    || 'zadzwoń zadzwon dzwoń dzwon numer numero número bel bellen ringa numaram telefonum arayın arayin ara goi gọi sđt sdt puh puhelin nomor hubungi hp namba '
+    || 'позвони позвоните звони звоните тел телефон номер номеру набери наберите пиши пишите اتصل هاتف رقم رقمي جوال جوالي موبايل واتساب واتس फोन नंबर कॉल '
+    || 'मोबाइल τηλ τηλεφωνο κινητο טלפון נייד dial dm msg message whatsapptan cep'),
+    ('identifier', 'order orders invoice inv gig job project ticket case ref reference id isbn issn ean upc gtin sku article artikel item part serial sn imei '
+    || 'tracking parcel shipment sendung account acct konto customer client kunde tax vat ust iban bic booking reservation confirmation transaction txn payment '
+    || 'receipt quote po bestellung bestellnummer rechnung rechnungsnummer auftrag auftragsnummer vorgang pedido factura commande facture ordine fattura '
+    || 'zamówienie zamówienia faktura faktury sipariş siparis fatura version build model modell flight flug timestamp unix epoch port pin code token hash uuid doi '
+    || 'orcid arxiv license licence lizenz policy patent rfc din iso page seite zip plz postcode coordinates koordinaten coords lat lon population views total '
+    || 'sum budget price amount salary revenue byte bytes size ratio score pi passport contract permit student member membership employee matrikel matrikelnummer '
+    || 'steuernummer kundennummer vertrag artikelnummer sendungsnummer seguimiento suivi tracciamento lot batch asin product release revision issue pr commit bug '
+    || 'room barcode заказ заказа заказу счет счёт счета накладная накладной инн commit nip siret siren rechnungsnr auftragsnr bestellnr vat-id ustid kvk nif cif cpf cnpj pesel'),
+    ('between', 'number numbers numer nummer numero número num no nr n id code key is was ist es est lautet of номер my the mein meine der die das le la el at on or '
+    || 'me you this here a today now please under unter auf al en on au via and und y et'),
+    ('unit', 'eur euro euros usd dollar dollars gbp chf pln zł zl rub руб рублей рубля kr sek nok dkk czk kč kc huf ft inr rs jpy yen cny rmb krw vnd đ dong idr try '
+    || 'tl uah грн ron lei brl mxn cad aud km kg m m2 m3 cm mm g mb gb tb kb byte bytes px views users people words units pcs times years km2 hz mhz ghz w kw kwh '
+    || 'million millions mio billion n s e followers subscribers downloads rows records visitors lines tokens steps'),
+    ('plain', 'as is it a an the well also not and or but for with only just now too very so all any new old good great bad best better down broken private '
+    || 'public free fine working blocked banned closed open slow fast hacked deleted gone dead back up here there this that your our their his her my me you we they '
+    || 'who what where when why how if then ad ads advert adverts page pages post posts story stories reel reels bot bots api app apps web marketing manager '
+    || 'management campaign campaigns group groups channel channels server servers account accounts business integration clone design follower followers like likes '
+    || 'content feed profile logo icon button login link links share support setup development strategy video videos image images photo photos yes no none nope ok '
+    || 'okay sure maybe never always needed required optional available possible done ready handled included excluded important popular famous nice cool fun useful '
+    || 'useless used using enough more less than same different because really being getting going has have had was were will would can could should must may might '
+    || 'to of in on at by from about one two three four five nicht kein keine sehr auch nur und oder ist gut schlecht kaputt mejor bueno muy si para pour tres pas '
+    || 'bien una un une le la les der die das ein eine part some promised agreed discussed described usual usually everyone everybody people somebody someone anyone '
+    || 'something nothing everything overrated boring addict expert consultant specialist engineer developer designer scraper scraping automation growth verification '
+    || 'verified badge token tokens message messages call calls chat chats sticker stickers emoji emojis please thanks thank today tomorrow later soon instead first '
+    || 'id handle name user username nick nickname number com net org'),
+    ('no_local', 'in up on me my us our work works working worked look looks mail email account is are be login available support log sign the a an your use using to '
+    || 'with via from at by or and page site found find check see visit it them people job interview'),
+    ('short', 'b d f g h k p q r v w z')
+) as w (kind, words)
+cross join lateral regexp_split_to_table(w.words, ' ') as t (word)
+union
+select
+    chr(g.code),
+    'single'
+from generate_series(48, 122) as g (code)
+where g.code not between 58 and 96
+union
+-- Two letters that no language in reach writes as a word.
+select
+    chr(a.code) || chr(b.code),
+    'short'
+from generate_series(97, 122) as a (code)
+cross join generate_series(97, 122) as b (code)
+where
+    chr(a.code) || chr(b.code) <> all(string_to_array(
+        'ab ac ad ae ah ai al am an ar as at au av ba be bi by ca cd ce ci cm co cu da de di dj do dr du eg eh el em en er es et eu ex fa fm fr ft gb ge '
+        || 'gi go gr ha hd he hi hm ho hr id ie if ik il im in io ir is it iv ix ja je jo jr kb kg ki km ko la le li lo lu ma mb me mg mi ml mm mo mr ms '
+        || 'mu my na nd ne ni nl no nr nu nz of oh ok om on op or os ou oz pa pc pl pm po pr ps pt qu rd re ro ru sa se si so sq st su sv ta te th ti to '
+        || 'tr tu tv ui uk um un up us ux va ve vi vn vr vs wa wc we wo xo ya ye yo yr za ze zo zu', ' '
+    ));
+
 create table private.moderation_lexicon (
     place integer not null,
     name text not null,
@@ -542,19 +627,9 @@ begin
     (10, 'l', '[^\n -/:-`{-~€£¥•¤]'),
     (11, 'n', '[\n -/:-`{-~€£¥•¤]'),
     (12, 'sign', '[!-/:-`{-~€£¥•¤]'),
-    -- Two letters, or one consonant, that no language in reach writes as a word.
-    (20, 'short', '(?:[bdfghkpqrvwz]|a[ae-gjko-rw-z]|b[b-df-hj-xz]|c[bcf-hj-lnp-tv-z]|d[b-df-hk-npqstv-z]|e[a-cefi-ko-qvwyz]|f[b-ln-qsu-z]'
-        || '|g[acdf-hj-npqs-z]|h[bcf-hj-lnpqs-z]|i[a-cg-jpquwyz]|j[b-df-npqs-z]|k[ac-fhj-lnp-z]|l[cdf-hj-np-tv-z]|m[cdfhjknpqtv-xz]'
-        || '|n[bcf-hjkmnpqstv-y]|o[a-egijloqtv-y]|p[bd-knpqu-z]|q[a-tv-z]|r[a-cf-np-tv-z]|s[b-df-hj-nprsw-z]|t[b-dfgj-npqstw-z]'
-        || '|u[a-gjloqrt-wyz]|v[b-df-hj-mo-qt-z]|w[bdf-np-z]|x[a-np-z]|y[b-df-npqs-z]|z[b-df-np-tv-z])'),
-    (21, 'is_short', '^{short}$'),
-    (22, 'stretched', 'aaa|bbb|ccc|ddd|eee|fff|ggg|hhh|iii|jjj|kkk|lll|mmm|nnn|ooo|ppp|qqq|rrr|sss|ttt|uuu|vvv|www|xxx|yyy|zzz'
-        || '|(?:aa|bb|cc|dd|ee|ff|gg|hh|ii|jj|kk|ll|mm|nn|oo|pp|qq|rr|ss|tt|uu|vv|ww|xx|yy|zz)[a-z]*'
-        || '(?:aa|bb|cc|dd|ee|ff|gg|hh|ii|jj|kk|ll|mm|nn|oo|pp|qq|rr|ss|tt|uu|vv|ww|xx|yy|zz)'),
-    (23, 'mixed', '[0-9@$€£¥|!+(]'),
-    -- Whether a text has anything but plain words.
-    (24, 'disguised', '{l}{sign}+{l}|[a-z][0-9$@€£¥|]|[0-9$@€£¥|!][a-z]|{stretched}|(?:^|{n}){l}{n}{1,3}{l}{n}{1,3}{l}(?:{n}|$)'
-        || '|(?:^|{n}){short}(?:{n}|$)|[^\n -~€£¥•¤]'),
+    -- What makes a text worth a second look for words in disguise.
+    (20, 'broken', '{l}{sign}+{l}|[a-z][0-9$@€£¥|]|[0-9$@€£¥|!][a-z]'),
+    (21, 'stretched', '([a-z])\1(?:\1|[a-z]*([a-z])\2)'),
     (25, 'gaps', '[\n "#%-'')*,-/:-?[-`{}~•¤]+'),
     (26, 'contraction', '''(?:s|t|d|m|re|ll|ve|em)({n}|$)'),
     (27, 'elision', '(^|{n})(?:l|d|j|m|n|s|t|c|o|y|qu)'''),
@@ -566,7 +641,7 @@ begin
     (33, 'arabic_beginning', '^[وفبك]?ال'),
 
     -- Host names: a dot may be written out. CJK letters end a label, because nothing else would.
-    (40, 'label', '[^\n -,./:-^`{-~€£¥•¤⺀-힣]+'),
+    (40, 'label', '[^\n -,./:-^`{-~€£¥•¤ぁ-힣]+'),
     (41, 'dot_word', '(?:dot|d0t|punkt|punto|ponto|point|kropka|точка|punt|nokta)'),
     (42, 'dot', '(?:\.| ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | \. ?)'),
     (43, 'host', '{label}(?:{dot}{label})+'),
@@ -582,64 +657,38 @@ begin
     (51, 'scheme', '(?:h[tx*]{2}ps?|ftps?|wss?) ?: ?[/\\]{2}'),
 
     -- E-mail.
-    (60, 'local', '[^\n -$&(-*,/:-^`{-~€£¥•¤⺀-힣]+'),
+    (60, 'local', '[^\n -$&(-*,/:-^`{-~€£¥•¤ぁ-힣]+'),
     (61, 'at_sign', '(?: ?@ ?| ?[[({<*|~_-]{1,2} ?(?:at|arroba|arobase|@|a|et) ?[\])}>*|~_-]{1,2} ?)'),
     (62, 'at_word', '(?:at|arroba|arobase|chiocciola|klammeraffe|aet|ät|małpa|собака|снабел-а|kukac|zavinac)'),
     (63, 'provider', '(?:gmail|googlemail|g ?mail|yahoo|ymail|hotmail|outlook|icloud|proton(?:mail)?|gmx|web|aol|live|msn|mail|yandex|zoho|qq|163|126'
         || '|naver|daum|hanmail|freenet|t-online|orange|wanadoo|laposte|libero|virgilio|seznam|wp|onet|interia|o2|rediffmail|fastmail|tutanota|bol|uol)'),
     (64, 'loose_dot', '(?:\.| ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} ?| \. ?|\. )'),
-    (65, 'worded_dot', '(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | {dot_word} ?)'),
+    (65, 'worded_dot', '(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} )'),
     (66, 'spelled_local', '{local}(?:(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | (?:underscore|dash|minus|unterstrich|bindestrich|guion bajo) )'
         || '{local})*'),
-    (67, 'email', '{spelled_local}(?:@(?:{label}\.)+[a-z]{2,24}'
-        || '|{at_sign}(?:{label}{loose_dot})+{tld_more}'
+    (67, 'email', '{local}@(?:{label}\.)+[a-z]{2,24}'),
+    (68, 'loose_email', '{spelled_local}(?:{at_sign}(?:{label}{loose_dot})+{tld_more}'
         || '| {at_word} (?:{label}{worded_dot})+{tld_more}'
         || '| {at_word} {provider}(?:{loose_dot}| )(?:com|net|org|de|fr|ru|it|es|uk|pl|cz|br|in|jp|cn|kr|me|ch|at|co)'
         || '| ?{provider}(?:{worded_dot}| )com)'),
-    (68, 'no_local', '^(?:in|up|on|me|my|us|our|work|works|working|worked|look|looks|mail|email|account|is|are|be|login|available|support|log|sign|the|a|an'
-        || '|your|use|using|to|with|via|from|at|by|or|and|page|site|found|find|check|see|visit|it|them|people|job|interview)$'),
-    (69, 'email_hint', '@|(?:{at_word}|[({[<*|~_-] ?(?:at|a|et)) ?[^\n]*(?:\.|{dot_word}|com)|{provider}[^\n]{0,8}com'),
+    (69, 'loose_at', '[[({<*|~_-] ?(?:at|a|et|arroba|arobase) ?[\])}>*|~_-]| @|@ |@[^ \n]*(?: \.|[({<[]\.)'),
 
     -- Telephone numbers.
-    (80, 'digit_word', '(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|double|triple|null|eins|zwei|zwo|drei|vier|funf|fuenf|sechs|sieben|acht|neun'
-        || '|cero|uno|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|un|deux|trois|quatre|cinq|sept|huit|neuf|due|tre|quattro|cinque|sei|sette|otto|nove'
-        || '|um|dois|quatro|sete|oito|nul|een|twee|drie|vijf|zes|zeven|negen|ноль|нуль|один|два|три|четыре|пять|шесть|семь|восемь|девять'
-        || '|शून्य|एक|दो|तीन|चार|पांच|छह|सात|आठ|नौ|sifir|bir|iki|uc|dort|bes|alti|yedi|sekiz|dokuz|jeden|dwa|trzy|cztery|piec|szesc|siedem|osiem|dziewiec'
-        || '|[零〇一二两三四五六七八九幺]|[영공일이삼사오육칠팔구])'),
-    (81, 'spoken_number', '(?:{digit_word}|[0-9])(?:[ .,/-]{0,3}(?:{digit_word}|[0-9])){6,}'),
+    (80, 'six_digits', '[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9]'),
+    (81, 'cjk_number', '[零〇一二两三四五六七八九幺][ .,-]?(?:[零〇一二两三四五六七八九幺0-9][ .,-]?){6,}|[영공일이삼사오육칠팔구][ .,-]?(?:[영공일이삼사오육칠팔구0-9][ .,-]?){6,}'),
     (82, 'number', '[+(]{0,2}[0-9](?:[ ().\-/_*~]{0,3}[0-9ol]){5,}[0-9]'),
-    (83, 'number_hint', '[0-9][^0-9\n]{0,3}[0-9ol][^0-9\n]{0,3}[0-9ol][^0-9\n]{0,3}[0-9ol][^0-9\n]{0,3}[0-9ol][^0-9\n]{0,3}[0-9ol]'
-        || '|{digit_word}[ .,/-]{0,3}(?:{digit_word}|[0-9])[ .,/-]{0,3}(?:{digit_word}|[0-9])[ .,/-]{0,3}(?:{digit_word}|[0-9])'),
     (84, 'date', '(?:(?:19|20)[0-9]{2}[./ -][01]?[0-9][./ -][0-3]?[0-9]|[0-3]?[0-9][./-][0-3]?[0-9][./-](?:19|20)[0-9]{2}'
         || '|[0-3]?[0-9] [01][0-9] (?:19|20)[0-9]{2}|[0-3]?[0-9]\.[01]?[0-9]\.[0-9]{2}|[01][0-9]/[0-3][0-9]/[0-9]{2}|[0-3]?[0-9]\.[01]?[0-9]\.?'
         || '|[0-3]?[0-9]\.|[0-2]?[0-9][.][0-5][0-9]|(?:19|20)[0-9]{2})'),
-    (85, 'dates', '^{date}(?:[ ,/~-]{1,3}{date})*$'),
     (86, 'full_date', '(?:(?:19|20)[0-9]{2}[./-][01]?[0-9][./-][0-3]?[0-9]|[0-3]?[0-9][./-][0-3]?[0-9][./-](?:19|20)[0-9]{2}|(?:19|20)[0-9]{2}[01][0-9][0-3][0-9])'),
     (87, 'dates_before', '^(?:{full_date}[ -]{1,3}(?:[0-2]?[0-9][.][0-5][0-9][ -]{1,3})?)+'),
     (88, 'dates_after', '(?:[ -]{1,3}{full_date})+$'),
-    (89, 'call', '(?:(?:^|{n})(?:call|phone|fon|tel|mobil|movil|movel|portable|cell|handy|whats ?app|wapp|wsp|whatsap|viber|signal|telegram|sms|text me|ring me'
-        || '|reach me|contact|kontakt|my (?:number|no|nr|num|digits)|numbe?r is|mein(?:e)? (?:nummer|nr)|nummer|ruf|anruf|mi numero|numero es|llam|marca'
-        || '|mon num|appel|joign|mio numero|chiam|meu numero|ligar|liga |ligue|zadzwo|dzwon|numer|bel me|bellen|ringa|ring mig|numaram|arayin|beni ara'
-        || '|goi|sdt|zalo|so dien thoai|puh|nomor|hubungi|hp|namba)'
-        || '|позвон|звон|тел|номер|набер|пиши|電話|电话|手机|號碼|号码|打我|连络|携帯|番号|전화|연락|번호|폰|फोन|नंबर|कॉल|اتصل|هاتف|رقم|جوال|واتس'
-        || '|τηλ|טלפון|נייד|โทร|เบอร์)[^0-9\n•]{0,30}$'),
-    (90, 'identified', '(?:#|(?:^|{n})(?:order|invoice|inv|gig|job|project|ticket|case|ref|reference|id|isbn|issn|ean|upc|gtin|sku|article|artikel|item|part|serial|sn|imei'
-        || '|tracking|parcel|shipment|sendung|account|acct|konto|customer|client|kunde|tax|vat|ust|iban|bic|booking|reservation|confirmation|transaction|txn'
-        || '|payment|receipt|quote|po|bestellung|bestellnummer|rechnung|rechnungsnummer|auftrag|auftragsnummer|vorgang|pedido|factura|commande|facture|ordine|fattura'
-        || '|zamowieni[ea]|faktur[ay]|siparis|fatura|version|build|model|modell|flight|flug|timestamp|unix|epoch|port|pin|code|token|hash|uuid|doi|orcid|arxiv|license'
-        || '|licence|lizenz|policy|patent|rfc|din|iso|page|seite|line|zip|plz|post ?code|coordinates|koordinaten|coords|lat|lon|population|views|total|sum|budget|price'
-        || '|amount|salary|revenue|bytes?|size|ratio|score|pi|passport|contract|permit|student|member|membership|employee|matrikel|matrikelnummer|steuernummer|kundennummer'
-        || '|vertrag|artikelnummer|sendungsnummer|seguimiento|suivi|tracciamento|lot|batch|asin|product|release|revision|issue|pr|commit|bug|room|barcode)'
-        || '|заказ[а-я]*|счет[а-я]*|накладн[а-я]*|инн|주문|주문번호|송장|운송장|订单|订单号|單號|单号|快递|編號|编号|注文|注文番号|予約)'
-        || '(?:[ -]?(?:number|numer|nummer|numero|num|no|nr|n|id|code|key|номер|번호|号|番号))?[^a-z0-9\n•]{0,4}(?:is |was |ist |es |est |lautet |of )?[^a-z0-9\n•]{0,3}(?:[a-z]{1,4}-)?$'),
-    (91, 'counted', '^ ?(?:[€£¥¤$%]|(?:eur|euros?|usd|dollars?|gbp|chf|pln|zl|rub|руб|kr|sek|nok|dkk|czk|kc|huf|ft|inr|rs|jpy|yen|cny|rmb|krw|vnd|dong|idr|try|tl'
-        || '|uah|грн|ron|lei|brl|mxn|cad|aud|원|元|円|đ|km|kg|m|m2|m3|cm|mm|g|mb|gb|tb|kb|bytes?|px|views|users|people|words|units|pcs|times|years|km2|hz|mhz|ghz|w|kw'
-        || '|kwh|million|mio|billion|n|s|e|w)(?:{n}|$))'),
-    (92, 'money_before', '(?:[€£¥¤$]|(?:eur|usd|gbp|chf|rs|inr|jpy|cny|rmb|krw|vnd|idr|cad|aud|aed|sar)) ?$'),
+    (89, 'call_anywhere', '(?:電話|电话|手机|號碼|号码|打我|连络|携帯|番号|전화|연락|번호|폰|微信|โทร|เบอร์)[^0-9\n•]{0,15}$'),
+    (90, 'identified_anywhere', '(?:#|주문번호|주문|송장|운송장|订单号|订单|單號|单号|快递|編號|编号|注文番号|注文|予約)[^a-z0-9\n•]{0,4}(?:是|は|为)?$'),
+    (92, 'money_before', '(?:[€£¥¤$]|(?:^|{n})(?:eur|usd|gbp|chf|rs|inr|jpy|cny|rmb|krw|vnd|idr|cad|aud|aed|sar)) ?$'),
     (93, 'thousands', '^[1-9][0-9]{0,2}(?:[ .][0-9]{3})+$'),
-    (94, 'address', '^[0-9]{1,3}(?:\.[0-9]{1,5}){3}$'),
-    (95, 'decimal', '^[0-9]{1,2}\.[0-9]+$|^[1-9][0-9]*\.[0-9]+$|^[0-9]{1,3}\.[0-9]{3,} {1,3}-?[0-9]{1,3}\.[0-9]{3,}$'),
-    (96, 'years', '^(?:19|20)[0-9]{2}(?: (?:19|20)[0-9]{2})*$'),
+    (94, 'no_phone', '^(?:{date}(?:[ ,/~-]{1,3}{date})*|[0-9]{1,3}(?:\.[0-9]{1,5}){3}|[0-9]{1,2}\.[0-9]+|[1-9][0-9]*\.[0-9]+'
+        || '|[0-9]{1,3}\.[0-9]{3,} {1,3}-?[0-9]{1,3}\.[0-9]{3,}|(?:19|20)[0-9]{2}(?:[^0-9]+(?:19|20)[0-9]{2})*)$'),
     (97, 'national', '^0[1-9][0-9]*(?: [0-9]+)*$|^0 ?[1-9](?: [0-9])+$|^00 ?[1-9][0-9 ]*$|^0[0-9]{2,4} [0-9]+(?: [0-9]+)*$'),
     (98, 'shaped', '^(?:1 ?)?[2-9][0-9]{2} [2-9][0-9]{2} ?[0-9]{4}$|^(?:1 )?[2-9][0-9]{5} [0-9]{4}$|^[78] ?[3489][0-9]{2} ?[0-9]{3} ?[0-9]{2} ?[0-9]{2}$'
         || '|^1[3-9][0-9] ?[0-9]{4} [0-9]{4}$|^1[3-9][0-9]{9}$|^[6-9][0-9]{4} [0-9]{5}$|^3[0-9]{2} [0-9]{3} ?[0-9]{4}$|^3[0-9]{2} [0-9]{6,7}$'
@@ -652,6 +701,7 @@ begin
         || '|일[ ,.]*이[ ,.]*삼|bir[^a-z]*iki[^a-z]*uc|jeden[^a-z]*dwa[^a-z]*trzy)'),
 
     -- Messengers: names that say it alone, and words that are also something else.
+    (109, 'messenger_anywhere', '微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|라인|加微|vx|wx|qq'),
     (110, 'messenger', '(?:telegram+|telegramm|telgram|whats ?app|whatsap|watsap+|whatapp|wapp|wsp|whatsup|instagram|insta|snap ?chat|snapchat|discord|skype|wechat'
         || '|weixin|viber|facebook|kakao ?talk|kakao|zalo|icq|threema|kik|gmail|hotmail|googlemail|icloud|protonmail|tiktok|linkedin|twitter'
         || '|телеграмм?|телега|телеге|телегу|телеграме|вотсап|ватсап|вацап|вайбер|скайп|инстаграмм?|инста|инсте|инсту|микрософт тимс'
@@ -679,26 +729,15 @@ begin
         || '|(?:me chama|me adiciona|chama|me liga|me escreve) (?:no|na|pelo)|(?:напиши|напишите|пиши|пишите|добавь|найди)(?: мне| меня)? (?:в|на)|napisz(?: do mnie)? na|dodaj mnie na'
         || '|(?:lets|let us|we can|can we|please)? ?(?:talk|chat|continue|move|switch|go|speak|discuss)(?: this| it| further| over)? (?:on|via|to|over|through|in)) (?:my )?'
         || '(?:{messenger}|tg|тг|wa|signal|snap|line|ig|zap|вк)(?:{n}|$)'),
-    (123, 'no_handle', '^@?(?:as|is|it|a|an|the|well|also|not|and|or|but|for|with|only|just|now|too|very|so|all|any|new|old|good|great|bad|best|better|down|broken|private|public|free|fine'
-        || '|working|blocked|banned|closed|open|slow|fast|hacked|deleted|gone|dead|back|up|here|there|this|that|your|our|their|his|her|my|me|you|we|they|who|what|where|when|why|how|if|then'
-        || '|ads?|adverts?|page|pages|posts?|post|stories|story|reels?|bots?|api|app|apps|web|marketing|manager|management|campaigns?|group|groups|channel|channels|server|servers|account|accounts'
-        || '|business|integration|clone|design|followers?|likes?|content|feed|profile|logo|icon|button|login|link|links|share|support|setup|development|strategy|video|videos|image|images|photo|photos'
-        || '|yes|no|none|nope|ok|okay|sure|maybe|never|always|needed|required|optional|available|possible|done|ready|handled|included|excluded|important|popular|famous|nice|cool|fun|useful|useless'
-        || '|used|using|enough|more|less|than|same|different|where|because|really|being|getting|going|has|have|had|was|were|will|would|can|could|should|must|may|might|to|of|in|on|at|by|from|about'
-        || '|one|two|three|four|five|nicht|kein|keine|sehr|auch|nur|und|oder|ist|gut|schlecht|kaputt|mejor|bueno|muy|no|si|para|pour|tres|pas|bien|una|un|une|le|la|les|der|die|das|ein|eine'
-        || '|part|some|our|like|promised|agreed|discussed|described|usual|always|usually|everyone|everybody|people|somebody|someone|anyone|something|nothing|everything|overrated|great|boring'
-        || '|addict|expert|consultant|specialist|engineer|developer|designer|scraper|scraping|automation|growth|verification|verified|badge|tokens?|messages?|message|calls?|chats?|stickers?|emojis?)$'),
     (124, 'invitation', '(?:(?:h[tx*]{2}ps?)? ?:? ?/{0,2} ?(?:www\.)?)(?:(?:t|telegram|tlgrm|telesco|wa|m|fb|line|zalo|qm\.qq|snap){dot}(?:me|dog|pe|chat|com)'
         || '|(?:telegram|viber|discordapp|discord|instagram|facebook|fb|snapchat|tiktok|linkedin|twitter|vk|signal|whatsapp|(?:chat|api|web|call)\.whatsapp|join\.skype|open\.kakao|line|weixin|wechat|threema|onlyfans|paypal)'
         || '{dot}(?:com|gg|me|org|ru|id|group|app|to))[ ]?/[ ]?[^\n )•]+'
         || '|discord{dot}gg ?/ ?[^\n )•]+|(?:viber|tg|whatsapp|skype|weixin|line)://[^\n )•]+|skype:[a-z0-9._:-]{3,}\?[a-z]+'),
     (125, 'sentence_goes_on', '^[ ]?(?:[a-z0-9]|-[a-z])'),
     (126, 'sentence_may_go_on', '^ (?:and|or|und|et|y|e|if|when|for|thanks|thank|please|there|bye|ok|text|add|call|write|msg|message|pls|so|but|see|danke|merci|gracias)(?:{n}|$)'),
-    (127, 'handle_hint', '{messenger}|(?:^|{n}){maybe_messenger}(?:{n}|$)|[^ \n] ?/ ?[^ \n]'),
     (128, 'no_invitation', '/ ?(?:p|reel|reels|explore|ads?|business|help|watch|groups|events|hashtag|status|jobs|company|developers?|docs|about|legal|policies|privacy|blog|download|i|stories)(?:/|$|\?)'),
     (129, 'tech_word', '(?:api|key|token|bot|page|app|web|url|oauth|client|secret|pixel|graph|hook|sdk|story|stories|post|group|channel|server|shop|ads|link|share|feed|login|user|media|json|chat|message)'
-        || '|\.(?:js|py|ts|md|png|jpg|jpeg|gif|pdf|zip|txt|csv|html|php|com|net|org)$|^[a-z]{1,2}[0-9]{2}$'),
-    (130, 'contact_hint', '{email_hint}|{number_hint}|{handle_hint}')
+        || '|\.(?:js|py|ts|md|png|jpg|jpeg|gif|pdf|zip|txt|csv|html|php|com|net|org)$|^[a-z]{1,2}[0-9]{2}$')
     ) as t (place, name, pattern) order by t.place
     loop
         v := private.moderation_fold(r.pattern);
@@ -707,11 +746,6 @@ begin
         end loop;
         insert into private.moderation_lexicon (place, name, pattern) values (r.place, r.name, v);
     end loop;
-    update private.moderation_state as s
-    set
-        disguised = (select l.pattern from private.moderation_lexicon as l where l.name = 'disguised'),
-        contact_hint = (select l.pattern from private.moderation_lexicon as l where l.name = 'contact_hint'),
-        hosts_hint = (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint');
 end;
 $$;
 
@@ -776,14 +810,15 @@ declare
     c_contraction constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'contraction');
     c_elision constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'elision');
     c_gaps constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'gaps');
-    c_is_short constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'is_short');
-    c_mixed constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'mixed');
     c_one_stop constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'one_stop');
     c_before constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_before');
     c_after constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_after');
     c_arabic constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'arabic_beginning');
     c_korean constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'korean_ending');
-    v_text constant text := regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g');
+    v_text constant text := case
+        when strpos(p_folded, '''') = 0 then p_folded
+        else regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g')
+    end;
     v_forms text[] := '{}';
     v_spoken text[] := '{}';
     v_leet text[];
@@ -802,10 +837,13 @@ begin
         if char_length(v_token) > 1 then
             v_token := rtrim(ltrim(v_token, '(+'), '!+(|');
         end if;
-        v_leet := case when v_token ~ c_mixed then private.moderation_leet(v_token) else '{}' end;
+        v_leet := case
+            when translate(v_token, '0123456789@$€£¥|!+(', '') = v_token then '{}' else private.moderation_leet(v_token)
+        end;
         v_forms := v_forms || v_leet;
         v_spoken := v_spoken || coalesce(v_leet[1], v_token);
-        v_is_short := char_length(v_token) <= 2 and v_token ~ c_is_short;
+        v_is_short := char_length(v_token) <= 2
+            and exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'short');
         if (v_is_short or v_before_is_short) and v_before <> '' and char_length(v_before) + char_length(v_token) between 4 and 40 then
             v_forms := v_forms || (v_before || v_token) || private.moderation_leet(v_before || v_token);
         end if;
@@ -846,15 +884,17 @@ begin
         where t.token ~ '[!-/:-`{-~•¤]' and char_length(t.token) <= 100
     loop
         v_joined := regexp_replace(v_token, c_gaps, '', 'g');
-        continue when v_joined = v_token and v_joined !~ '[!+(|]';
+        continue when v_joined = v_token and translate(v_joined, '!+(|', '') = v_joined;
         v_parts := regexp_match(v_token, c_one_stop);
         continue when v_parts is not null and char_length(v_parts[1]) > 1 and char_length(v_parts[2]) > 1
-            and v_parts[1] !~ c_is_short and v_parts[2] !~ c_is_short;
+            and not exists (
+                select 1 from private.moderation_words as w where w.word = any(v_parts collate "C") and w.kind = 'short'
+            );
         v_forms := v_forms || v_joined || private.moderation_leet(v_joined) || translate(v_joined, '!+(|', '');
     end loop;
 
     -- Words with an article or an ending that is written together with them.
-    if p_folded ~ '[ء-ي가-힣]' then
+    if octet_length(p_folded) > char_length(p_folded) and p_folded ~ '[ء-ي가-힣]' then
         foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
             v_forms := v_forms || regexp_replace(v_token, c_arabic, '') || regexp_replace(v_token, c_korean, '');
         end loop;
@@ -868,92 +908,144 @@ comment on function private.moderation_forms(text) is
 'plain words with one space between them.';
 revoke all on function private.moderation_forms(text) from public, anon, authenticated, service_role;
 
-create function private.moderation_term_rules(p_folded text, p_disguised text, p_rule_id uuid)
-returns uuid[]
+create function private.moderation_scan(p_folded text, p_rule_id uuid, out caught uuid[], out hints text[])
 language plpgsql
 stable
 set search_path = ''
+set enable_seqscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
 as $$
 declare
-    c_stretched constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched');
-    c_starred constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'starred');
-    v_plain constant text := translate(p_folded, E'\n!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~€£¥•¤''', repeat(' ', 37));
-    v_words text[] := string_to_array(v_plain, ' ');
+    c_n constant text := '[\n -/:-`{-~€£¥•¤]+';
+    v_words text[] := regexp_split_to_array(p_folded, c_n);
     v_forms text[];
-    v_spoken text := '';
+    v_plain text;
+    v_spoken text;
     v_stretched text[];
     v_collapsed text[];
-    v_caught uuid[];
     v_more uuid[];
-    v_anywhere text;
 begin
-    if p_folded ~ p_disguised then
-        v_forms := private.moderation_forms(p_folded);
-        v_spoken := v_forms[cardinality(v_forms)];
-        v_words := v_words || v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
-    end if;
-    select array_agg(distinct t.rule_id) into v_caught
-    from private.moderation_terms as t
-    where
-        t.first_word = any(v_words)
-        and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-        and (
-            not t.is_phrase
-            or strpos(' ' || regexp_replace(v_plain, ' +', ' ', 'g') || ' ', ' ' || t.term || ' ') > 0
-            or strpos(' ' || v_spoken || ' ', ' ' || t.term || ' ') > 0
+    -- One look at every word: a term or the first word of one, and what the engine itself knows.
+    select
+        array_agg(f.rule_id) filter (where f.rule_id is not null and not f.is_phrase),
+        array_agg(f.kind) filter (where f.kind is not null),
+        array_agg(f.rule_id) filter (where f.is_phrase)
+    into caught, hints, v_more
+    from unnest(v_words) as w (word)
+    cross join lateral (
+        select
+            t.rule_id,
+            t.is_phrase,
+            null as kind
+        from private.moderation_terms as t
+        where t.first_word = w.word collate "C" and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+        union all
+        select
+            null as rule_id,
+            false as is_phrase,
+            k.kind
+        from private.moderation_words as k
+        where k.word = w.word collate "C"
+    ) as f;
+    caught := coalesce(caught, '{}');
+    hints := coalesce(hints, '{}');
+    if v_more is not null then
+        v_plain := ' ' || array_to_string(v_words, ' ') || ' ';
+        caught := caught || array(
+            select t.rule_id
+            from unnest(v_words) as w (word)
+            inner join private.moderation_terms as t on w.word collate "C" = t.first_word
+            where t.is_phrase and t.rule_id = any(v_more) and strpos(v_plain, ' ' || t.term || ' ') > 0
         );
-    if v_forms is null then
-        return coalesce(v_caught, '{}');
     end if;
 
-    -- Stretched words: no letter of the term may be missing in the word.
-    v_stretched := array(select distinct w.word from unnest(v_words) as w (word) where w.word ~ c_stretched);
-    if v_stretched <> '{}' then
-        v_collapsed := string_to_array(private.moderation_collapse(array_to_string(v_stretched, ' ')), ' ');
-        select array_agg(distinct t.rule_id) into v_more
-        from unnest(v_stretched, v_collapsed) as w (word, collapsed)
-        inner join private.moderation_terms as t on w.collapsed = t.collapsed
+    if
+        octet_length(p_folded) = char_length(p_folded)
+        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'broken')
+        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
+        and 'short' <> all(hints)
+        and cardinality(array_positions(hints, 'single')) < 3
+    then
+        return;
+    end if;
+    v_forms := private.moderation_forms(p_folded);
+    v_spoken := ' ' || v_forms[cardinality(v_forms)] || ' ';
+    v_forms := v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
+    caught := caught || array(
+        select t.rule_id
+        from unnest(v_forms) as w (word)
+        inner join private.moderation_terms as t on w.word collate "C" = t.first_word
         where
             case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and t.term ~ '^[a-z]{3,}$'
-            and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$');
-        v_caught := v_caught || v_more;
+            and (not t.is_phrase or strpos(v_spoken, ' ' || t.term || ' ') > 0)
+    );
+
+    -- Stretched words: no letter of the term may be missing in the word.
+    v_stretched := array(
+        select distinct w.word
+        from unnest(v_words || v_forms) as w (word)
+        where
+            char_length(w.word) between 4 and 400
+            and w.word ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
+    );
+    if v_stretched <> '{}' then
+        v_collapsed := string_to_array(private.moderation_collapse(array_to_string(v_stretched, ' ')), ' ');
+        caught := caught || array(
+            select t.rule_id
+            from unnest(v_stretched, v_collapsed) as w (word, collapsed)
+            inner join private.moderation_terms as t on w.collapsed collate "C" = t.collapsed
+            where
+                case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and t.term ~ '^[a-z]{3,}$'
+                and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$')
+        );
     end if;
 
     -- Words with stars in them.
-    if p_folded ~ '[a-z][*#%]+[a-z]' then
-        select array_agg(distinct t.rule_id) into v_more
-        from (
-            select translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%', '___') as likeness
-            from regexp_split_to_table(p_folded, '[ \n]+') as c (token)
-            where btrim(c.token, '"''.,;:?!()[]{}<>-_~/') ~ c_starred
-        ) as w
-        inner join private.moderation_terms as t on t.term like w.likeness
-        where
-            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and not t.is_phrase
-            and char_length(w.likeness) >= 4
-            and 2 * char_length(replace(w.likeness, '_', '')) >= char_length(w.likeness);
-        v_caught := v_caught || v_more;
+    if translate(p_folded, '*#%', '') <> p_folded then
+        caught := caught || array(
+            select t.rule_id
+            from (
+                select translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%', '___') as likeness
+                from regexp_split_to_table(p_folded, '[ \n]+') as c (token)
+                where
+                    btrim(c.token, '"''.,;:?!()[]{}<>-_~/')
+                    ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'starred')
+            ) as w
+            inner join private.moderation_terms as t on t.term like w.likeness
+            where
+                case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and not t.is_phrase
+                and char_length(w.likeness) >= 4
+                and 2 * char_length(replace(w.likeness, '_', '')) >= char_length(w.likeness)
+        );
     end if;
 
     -- Scripts without spaces.
     if octet_length(p_folded) > char_length(p_folded) then
-        v_anywhere := replace(v_plain, ' ', '');
-        select array_agg(distinct t.rule_id) into v_more
-        from private.moderation_terms as t
-        where
-            t.is_anywhere
-            and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and strpos(v_anywhere, replace(t.term, ' ', '')) > 0;
-        v_caught := v_caught || v_more;
+        v_plain := array_to_string(v_words, '');
+        caught := caught || array(
+            select t.rule_id
+            from private.moderation_terms as t
+            where
+                t.is_anywhere
+                and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and strpos(v_plain, replace(t.term, ' ', '')) > 0
+        );
+        if p_folded ~ '[ぁ-힣ก-๿]' and p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'messenger_anywhere') then
+            hints := hints || 'messenger'::text;
+        end if;
+        if p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'cjk_number') then
+            hints := hints || 'cjk_number'::text;
+        end if;
     end if;
-    return coalesce(v_caught, '{}');
 end;
 $$;
-comment on function private.moderation_term_rules(text, text, uuid) is
-'The rules (enabled, or the one given) of which a term is in a folded text; an id may come twice. p_disguised is of the lexicon.';
-revoke all on function private.moderation_term_rules(text, text, uuid) from public, anon, authenticated, service_role;
+comment on function private.moderation_scan(text, uuid) is
+'The rules (enabled, or the one given) of which a term is in a folded text, perhaps several times, and the kinds of the words in it '
+'that the engine knows.';
+revoke all on function private.moderation_scan(text, uuid) from public, anon, authenticated, service_role;
 
 create function private.moderation_spans(p_folded text, p_pattern text)
 returns integer[]
@@ -1134,13 +1226,19 @@ returns boolean
 language plpgsql
 stable
 set search_path = ''
+set enable_seqscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
 as $$
 declare
     v_run constant text := translate(p_run, 'ol', '01');
     v_digits constant text := regexp_replace(v_run, '[^0-9]+', '', 'g');
     v_groups constant text := btrim(regexp_replace(v_run, '[^0-9]+', ' ', 'g'));
     v_count constant integer := char_length(v_digits);
-    v_is_called boolean;
+    v_is_called boolean := false;
+    v_words text[];
+    v_kinds text[];
+    v_line text;
     c jsonb;
 begin
     if
@@ -1160,12 +1258,39 @@ begin
     end if;
     c := (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l where l.place between 84 and 99);
     if
-        p_after ~ (c ->> 'counted') or p_before ~ (c ->> 'money_before') or v_run ~ (c ->> 'dates') or v_run ~ (c ->> 'address')
-        or v_run ~ (c ->> 'decimal') or v_groups ~ (c ->> 'years') or p_before ~ (c ->> 'identified')
+        p_after ~ '^ ?[€£¥¤$%]' or p_before ~ (c ->> 'money_before') or v_run ~ (c ->> 'no_phone')
+        or exists (
+            select 1
+            from private.moderation_words as w
+            where w.kind = 'unit' and w.word = substring(p_after from '^ ?([^\n -/:-`{-~€£¥•¤]+)') collate "C"
+        )
+        or p_before ~ (c ->> 'identified_anywhere')
     then
         return false;
     end if;
-    v_is_called := p_before ~ (c ->> 'call');
+    -- The words before, from the nearest on: what the number is of, if they say so.
+    v_line := regexp_replace(p_before, '^.*[\n•]', '');
+    v_words := regexp_split_to_array(v_line, '[\n -/:-`{-~€£¥•¤]+');
+    for i in reverse cardinality(v_words)..greatest(1, cardinality(v_words) - 7) loop
+        continue when v_words[i] = '';
+        v_kinds := array(select w.kind from private.moderation_words as w where w.word = v_words[i] collate "C");
+        if 'call' = any(v_kinds) then
+            v_is_called := true;
+        elsif 'identifier' = any(v_kinds) and not v_is_called then
+            return false;
+        end if;
+        exit when v_is_called;
+        -- Beyond other words only a call counts, not the number of something.
+        if not 'between' = any(v_kinds) then
+            v_is_called := exists (
+                select 1
+                from private.moderation_words as w
+                where w.kind = 'call' and w.word = any(v_words[greatest(1, i - 5):i])
+            );
+            exit;
+        end if;
+    end loop;
+    v_is_called := v_is_called or v_line ~ (c ->> 'call_anywhere');
     if v_run ~ (c ->> 'thousands') and not v_is_called then
         return false;
     end if;
@@ -1180,7 +1305,59 @@ comment on function private.moderation_is_phone(text, text, text) is
 'prices, counts and numbers of orders are not.';
 revoke all on function private.moderation_is_phone(text, text, text) from public, anon, authenticated, service_role;
 
-create function private.moderation_handles(p_folded text)
+create function private.moderation_spoken_numbers(p_folded text)
+returns integer[]
+language plpgsql
+stable
+set search_path = ''
+set enable_seqscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+as $$
+declare
+    v_tokens constant integer[] := private.moderation_spans(p_folded, '[^\n -/:-`{-~€£¥•¤]+');
+    v_spans integer[] := '{}';
+    v_token text;
+    v_is_word boolean;
+    v_words integer := 0;
+    v_digits integer := 0;
+    v_start integer;
+    v_finish integer := 0;
+begin
+    for i in 1..cardinality(v_tokens) + 1 by 2 loop
+        v_token := case when i < cardinality(v_tokens) then substr(p_folded, v_tokens[i], v_tokens[i + 1] - v_tokens[i]) else '' end;
+        v_is_word := exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'digit');
+        if (v_is_word or v_token ~ '^[0-9]{1,4}$') and (v_words + v_digits = 0 or v_tokens[i] - v_finish <= 3) then
+            if v_words + v_digits = 0 then
+                v_start := v_tokens[i];
+            end if;
+            v_words := v_words + v_is_word::integer;
+            v_digits := v_digits + case when v_is_word then 0 else char_length(v_token) end;
+            v_finish := v_tokens[i + 1];
+            continue;
+        end if;
+        -- Seven digits of which three are words, and not somebody counting.
+        if
+            v_words >= 3 and v_words + v_digits between 7 and 16
+            and substr(p_folded, v_start, v_finish - v_start)
+            !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'counting')
+        then
+            v_spans := v_spans || v_start || v_finish;
+        end if;
+        v_words := v_is_word::integer;
+        v_digits := case when v_token ~ '^[0-9]{1,4}$' then char_length(v_token) else 0 end;
+        if v_words + v_digits > 0 then
+            v_start := v_tokens[i];
+            v_finish := v_tokens[i + 1];
+        end if;
+    end loop;
+    return v_spans;
+end;
+$$;
+comment on function private.moderation_spoken_numbers(text) is 'Where a folded text spells seven or more digits, at least three of them as words.';
+revoke all on function private.moderation_spoken_numbers(text) from public, anon, authenticated, service_role;
+
+create function private.moderation_handles(p_folded text, p_has_messenger boolean)
 returns integer[]
 language plpgsql
 stable
@@ -1198,9 +1375,13 @@ declare
     v_after text;
     v_start integer;
 begin
-    foreach v_kind in array array[
-        'at_handle', 'named_handle', 'odd_named_handle', 'asked_handle', 'discord_tag', 'invited', 'invitation'
-    ] loop
+    -- Without the name of a messenger only an address can lead to one. Few expressions for each text: Postgres keeps 32 compiled.
+    foreach v_kind in array
+        case when p_has_messenger then array['named_handle', 'odd_named_handle', 'asked_handle', 'invited'] else '{}' end
+        || case when p_has_messenger and strpos(p_folded, '@') > 0 then array['at_handle'] else '{}' end
+        || case when p_has_messenger and strpos(p_folded, '#') > 0 then array['discord_tag'] else '{}' end
+        || case when strpos(p_folded, '/') > 0 or strpos(p_folded, '?') > 0 then array['invitation'] else '{}' end
+    loop
         v_found := private.moderation_spans(p_folded, c ->> v_kind);
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
@@ -1224,7 +1405,9 @@ begin
                 v_name := coalesce(v_name, v_hit);
                 v_start := v_found[i] + char_length(v_hit) - char_length(v_name);
             end if;
-            continue when v_kind <> 'invited' and ltrim(v_name, '@ ') ~ (c ->> 'no_handle');
+            continue when v_kind <> 'invited' and exists (
+                select 1 from private.moderation_words as w where w.word = ltrim(v_name, '@ ') collate "C" and w.kind = 'plain'
+            );
             continue when v_kind = 'named_handle' and v_after ~ (c ->> 'sentence_goes_on') and v_after !~ (c ->> 'sentence_may_go_on');
             continue when v_kind = 'odd_named_handle' and (char_length(v_name) < 5 or v_name ~ (c ->> 'tech_word'));
             v_spans := v_spans || v_start || v_start + char_length(v_name);
@@ -1233,24 +1416,16 @@ begin
     return v_spans;
 end;
 $$;
-comment on function private.moderation_handles(text) is 'Where a folded text names somebody on a messenger, links or invites there.';
-revoke all on function private.moderation_handles(text) from public, anon, authenticated, service_role;
+comment on function private.moderation_handles(text, boolean) is 'Where a folded text names somebody on a messenger, links or invites there.';
+revoke all on function private.moderation_handles(text, boolean) from public, anon, authenticated, service_role;
 
-create function private.moderation_contacts(p_folded text)
+create function private.moderation_contacts(p_folded text, p_hints text[])
 returns integer[]
 language plpgsql
 stable
 set search_path = ''
 as $$
 declare
-    c constant jsonb := (
-        select jsonb_object_agg(l.name, l.pattern)
-        from private.moderation_lexicon as l
-        where l.name in (
-            'email', 'email_hint', 'local', 'no_local', 'number', 'number_hint', 'spoken_number', 'digit_word', 'counting',
-            'dates_before', 'dates_after', 'handle_hint'
-        )
-    );
     v_found integer[];
     v_spans integer[] := '{}';
     v_hit text;
@@ -1258,60 +1433,77 @@ declare
     v_start integer;
     v_finish integer;
 begin
-    if p_folded ~ (c ->> 'email_hint') then
-        v_found := private.moderation_spans(p_folded, c ->> 'email');
+    if strpos(p_folded, '@') > 0 then
+        v_spans := private.moderation_spans(p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'email'));
+    end if;
+    -- With signs and dots written out or set apart.
+    if
+        ('provider' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, ' com') > 0))
+        or ('dot' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, '@') > 0))
+        or p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_at')
+    then
+        v_found := private.moderation_spans(
+            p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_email')
+        );
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
-            continue when v_hit !~ '^[^ @]+@[^ @]+$' and (
-                substring(v_hit from '^' || (c ->> 'local')) ~ (c ->> 'no_local')
-                or substr(p_folded, v_found[i + 1], 1) ~ '[a-z0-9]'
+            continue when substr(p_folded, v_found[i + 1], 1) ~ '[a-z0-9]' or exists (
+                select 1
+                from private.moderation_words as w
+                where w.kind = 'no_local' and w.word = substring(
+                    v_hit from '^' || (select l.pattern from private.moderation_lexicon as l where l.name = 'local')
+                ) collate "C"
             );
             v_spans := v_spans || v_found[i] || v_found[i + 1];
         end loop;
     end if;
-    if p_folded ~ (c ->> 'number_hint') then
-        v_found := private.moderation_spans(p_folded, c ->> 'number');
+    if p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'six_digits') then
+        v_found := private.moderation_spans(p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'number'));
         for i in 1..cardinality(v_found) by 2 loop
             v_start := v_found[i];
             v_finish := v_found[i + 1];
             v_hit := substr(p_folded, v_start, v_finish - v_start);
-            v_part := substring(v_hit from c ->> 'dates_before');
+            v_part := substring(v_hit from (select l.pattern from private.moderation_lexicon as l where l.name = 'dates_before'));
             if v_part is not null then
                 v_start := v_start + char_length(v_part);
+                v_hit := substr(p_folded, v_start, v_finish - v_start);
             end if;
-            v_hit := substr(p_folded, v_start, v_finish - v_start);
-            v_part := substring(v_hit from c ->> 'dates_after');
+            v_part := substring(v_hit from (select l.pattern from private.moderation_lexicon as l where l.name = 'dates_after'));
             if v_part is not null then
                 v_finish := v_finish - char_length(v_part);
                 v_hit := substr(p_folded, v_start, v_finish - v_start);
             end if;
-            if
-                private.moderation_is_phone(
-                    v_hit,
-                    -- What is masked already says nothing about what follows it.
-                    regexp_replace(substr(p_folded, greatest(1, v_start - 50), v_start - greatest(1, v_start - 50)), '^.*•', ''),
-                    substr(p_folded, v_finish, 20)
-                )
-            then
+            if private.moderation_is_phone(
+                v_hit, substr(p_folded, greatest(1, v_start - 50), v_start - greatest(1, v_start - 50)), substr(p_folded, v_finish, 20)
+            ) then
                 v_spans := v_spans || v_start || v_finish;
             end if;
         end loop;
-        v_found := private.moderation_spans(p_folded, c ->> 'spoken_number');
+    end if;
+    if cardinality(array_positions(p_hints, 'digit')) >= 3 then
+        v_spans := v_spans || private.moderation_spoken_numbers(p_folded);
+    end if;
+    if 'cjk_number' = any(p_hints) then
+        v_found := private.moderation_spans(
+            p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'cjk_number')
+        );
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
-            continue when v_hit ~ (c ->> 'counting') or regexp_count(v_hit, c ->> 'digit_word') < 3;
-            v_spans := v_spans || v_found[i] || v_found[i + 1];
+            if v_hit !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'counting') then
+                v_spans := v_spans || v_found[i] || v_found[i + 1];
+            end if;
         end loop;
     end if;
-    if p_folded ~ (c ->> 'handle_hint') then
-        v_spans := v_spans || private.moderation_handles(p_folded);
+    if 'messenger' = any(p_hints) or strpos(p_folded, '/') > 0 or strpos(p_folded, 'skype:') > 0 then
+        v_spans := v_spans || private.moderation_handles(p_folded, 'messenger' = any(p_hints));
     end if;
     return v_spans;
 end;
 $$;
-comment on function private.moderation_contacts(text) is
-'Where a folded text has contact details: first and one past the last place of each, in any order, perhaps overlapping.';
-revoke all on function private.moderation_contacts(text) from public, anon, authenticated, service_role;
+comment on function private.moderation_contacts(text, text[]) is
+'Where a folded text has contact details: first and one past the last place of each, in any order, perhaps overlapping. p_hints: the '
+'kinds of its words, from private.moderation_scan.';
+revoke all on function private.moderation_contacts(text, text[]) from public, anon, authenticated, service_role;
 
 create function private.moderation_host_matches(p_rule private.moderation_rules, p_hosts text[], p_is_links boolean[])
 returns boolean[]
@@ -1342,7 +1534,7 @@ revoke all on function private.moderation_host_matches(private.moderation_rules,
 from public, anon, authenticated, service_role;
 
 create function private.moderation_word_spans(
-    p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[], p_disguised text
+    p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[]
 )
 returns integer[]
 language plpgsql
@@ -1357,9 +1549,7 @@ begin
     for i in 1..cardinality(v_words) by 2 loop
         if p_rule.kind = 'term' then
             if
-                private.moderation_term_rules(
-                    substr(p_folded, v_words[i], v_words[i + 1] - v_words[i]), p_disguised, p_rule.id
-                ) <> '{}'
+                (private.moderation_scan(substr(p_folded, v_words[i], v_words[i + 1] - v_words[i]), p_rule.id)).caught <> '{}'
             then
                 v_spans := v_spans || v_words[i] || v_words[i + 1];
             end if;
@@ -1379,9 +1569,9 @@ begin
     return v_spans;
 end;
 $$;
-comment on function private.moderation_word_spans(text, private.moderation_rules, integer[], boolean[], text) is
+comment on function private.moderation_word_spans(text, private.moderation_rules, integer[], boolean[]) is
 'The words of a folded text in which a term rule finds a term, or a link rule a host name it is about.';
-revoke all on function private.moderation_word_spans(text, private.moderation_rules, integer[], boolean[], text)
+revoke all on function private.moderation_word_spans(text, private.moderation_rules, integer[], boolean[])
 from public, anon, authenticated, service_role;
 
 create function private.moderation_mask(p_text text, p_spans integer[])
@@ -1469,6 +1659,7 @@ declare
     v_rule private.moderation_rules;
     v_caught uuid[] := '{}';
     v_pattern text;
+    v_hints text[];
     v_contacts integer[] := '{}';
     v_hosts text[] := '{}';
     v_is_links boolean[];
@@ -1488,8 +1679,8 @@ begin
             then array[private.moderation_fold(private.normalize_text(v_rule.pattern))] else '{}' end;
     end if;
 
-    if v_state.has_terms then
-        v_caught := private.moderation_term_rules(v_folded, v_state.disguised, p_rule_id);
+    if v_state.has_terms or v_state.has_contact then
+        select s.caught, s.hints into v_caught, v_hints from private.moderation_scan(v_folded, p_rule_id) as s;
     end if;
     foreach v_pattern in array v_state.patterns loop
         if v_folded ~ v_pattern then
@@ -1502,8 +1693,8 @@ begin
             );
         end if;
     end loop;
-    if v_state.has_contact and not p_contact_allowed and v_folded ~ v_state.contact_hint then
-        v_contacts := private.moderation_contacts(v_folded);
+    if v_state.has_contact and not p_contact_allowed then
+        v_contacts := private.moderation_contacts(v_folded, v_hints);
         if v_contacts <> '{}' then
             v_caught := v_caught || array(
                 select r.id
@@ -1512,7 +1703,7 @@ begin
             );
         end if;
     end if;
-    if v_state.has_link and v_folded ~ v_state.hosts_hint then
+    if v_state.has_link and v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint') then
         select h.hosts, h.is_links, h.spans into v_hosts, v_is_links, v_host_spans from private.moderation_hosts(v_folded) as h;
         if v_hosts <> '{}' then
             v_caught := v_caught || array(
@@ -1555,7 +1746,7 @@ begin
             if v_rule.kind = 'link' then
                 v_is_meant := private.moderation_host_matches(v_rule, v_hosts, v_is_links);
             end if;
-            v_found := private.moderation_word_spans(v_folded, v_rule, v_host_spans, v_is_meant, v_state.disguised);
+            v_found := private.moderation_word_spans(v_folded, v_rule, v_host_spans, v_is_meant);
         end if;
         v_spans := v_spans || case when v_found = '{}' then array[1, char_length(v_folded) + 1] else v_found end;
     end loop;
@@ -1593,7 +1784,7 @@ declare
     v_folded constant text := private.moderation_fold(p_text);
 begin
     return
-        v_folded ~ (select s.hosts_hint from private.moderation_state as s)
+        v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint')
         and (select true = any(h.is_links) from private.moderation_hosts(v_folded) as h);
 end;
 $$;
@@ -1762,6 +1953,16 @@ begin
             from private.moderation_rules as r
             where r.is_enabled and r.kind in ('term', 'pattern', 'link', 'contact')
         ), '[]'::jsonb),
+        'words', (
+            select jsonb_object_agg(t.kind, t.words)
+            from (
+                select
+                    w.kind,
+                    array_agg(w.word order by w.word) as words
+                from private.moderation_words as w
+                group by w.kind
+            ) as t
+        ),
         'lexicon', (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l),
         'letters', (
             select jsonb_object_agg(t.fold, t.letters)
@@ -1789,7 +1990,7 @@ security invoker
 set search_path = ''
 return private.get_moderation_rules();
 comment on function public.get_moderation_rules() is
-'For the service alone: {revision, rules, lexicon, letters}: the enabled rules on texts with what they need (folded terms, expressions, '
-'folded letters), to judge sensitive texts that the database may not see. About 100 kB; ask again when the revision has risen.';
+'For the service alone: {revision, rules, words, lexicon, letters}: the enabled rules on texts with what they need (folded terms, known words, '
+'expressions, folded letters), to judge sensitive texts that the database may not see. About 100 kB; ask again when the revision has risen.';
 revoke all on function public.get_moderation_rules() from public, anon, authenticated, service_role;
 grant execute on function public.get_moderation_rules() to service_role;
