@@ -125,8 +125,9 @@ class Rules:
     def __getitem__(self, name: str) -> Any:
         """An expression of the lexicon, compiled at its first use."""
         if name not in self._cache:
-            # Two repeated letters need back references; Python's matcher is given single words and short texts for it.
-            self._cache[name] = re.compile(self.patterns[name]) if name == "stretched" else _compiled(self.patterns[name])
+            # Repeated letters need back references, which RE2 does not have.
+            compiled = re.compile if name == "stretched" else _compiled
+            self._cache[name] = compiled(self.patterns[name])
         return self._cache[name]
 
     def is_a(self, word: str, kind: str) -> bool:
@@ -310,9 +311,12 @@ def _scan(folded: str, rules: Rules, only: Rule | None) -> tuple[list[Rule], lis
 
     for word in {word for word in (*words, *forms) if 4 <= len(word) <= 400 and rules["stretched"].search(word)}:
         for term, rule in rules.by_collapsed.get(_collapse(word), ()):
-            if (only is None or rule is only) and re.fullmatch("[a-z]{3,}", term):
-                if re2.fullmatch("".join(f"{letter}+" for letter in term), word):
-                    caught.append(rule)
+            if (
+                (only is None or rule is only)
+                and re.fullmatch("[a-z]{3,}", term)
+                and re2.fullmatch("".join(f"{letter}+" for letter in term), word)
+            ):
+                caught.append(rule)
 
     if any(star in folded for star in "*#%"):
         for chunk in re.split("[ \n]+", folded):
@@ -344,9 +348,7 @@ def _spans(folded: str, pattern: Any) -> Spans:
     return [match.span() for match in pattern.finditer(folded) if match.end() > match.start()]
 
 
-def _word_spans(
-    folded: str, rule: Rule, rules: Rules, hosts: list[tuple[str, bool, tuple[int, int]]]
-) -> Spans:
+def _word_spans(folded: str, rule: Rule, rules: Rules, hosts: list[tuple[str, bool, tuple[int, int]]]) -> Spans:
     words = _spans(folded, _CHUNK)
     if rule.kind == "term":
         return [(start, end) for start, end in words if _scan(folded[start:end], rules, rule)[0]]
@@ -436,9 +438,7 @@ def _hosts(folded: str, rules: Rules) -> list[tuple[str, bool, tuple[int, int]]]
         hit, gap, following = folded[start:end], folded[last:start], folded[end : end + 2]
         last = end
         host = rules["dot"].sub(".", hit).strip("-_")
-        had_scheme = bool(rules["scheme_before"].search(gap)) or (
-            had_scheme and bool(re.fullmatch("[^/\n ]*@", gap))
-        )
+        had_scheme = bool(rules["scheme_before"].search(gap)) or (had_scheme and bool(re.fullmatch("[^/\n ]*@", gap)))
         is_link = not following.startswith("@") and (
             had_scheme
             or host.startswith("www.")
@@ -604,7 +604,8 @@ def _handles(folded: str, has_messenger: bool, rules: Rules) -> Spans:
         for start, end in _spans(folded, rules[kind]):
             hit, after = folded[start:end], folded[end : end + 20]
             if kind == "invitation":
-                if not re.match("[a-z0-9.@-]", folded[max(0, start - 1) : start]) and not rules["no_invitation"].search(hit):
+                is_inside = re.match("[a-z0-9.@-]", folded[max(0, start - 1) : start])
+                if not is_inside and not rules["no_invitation"].search(hit):
                     spans.append((start, end))
                 continue
             if kind == "at_handle" and hit.startswith("@"):

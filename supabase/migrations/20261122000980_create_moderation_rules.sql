@@ -526,79 +526,130 @@ comment on column private.moderation_words.kind is
 
 insert into private.moderation_words (word, kind)
 select distinct
-    private.moderation_fold(private.normalize_text(t.word)),
+    private.moderation_fold(private.normalize_text(t.word)) as word,
     w.kind
 from (
     values
-    ('messenger', 'telegram telegramm telgram telegam whatsapp whats whatsap watsap watsapp whatapp wapp wsp whatsup instagram insta snapchat discord skype '
-    || 'wechat weixin viber facebook kakaotalk kakao zalo icq threema kik gmail hotmail googlemail icloud protonmail tiktok tg тг ig wa fb wx vx '
-    || 'qq line signal snap messenger zap vk вк imo tele телеграм телеграмм телега телеге телегу телеграме телеграмме вотсап ватсап вацап вотсапп '
-    || 'ватсапп вайбер скайп инстаграм инстаграмм инста инсте инсту واتساب واتس تيليجرام تليجرام تلغرام تلجرام انستا انستقرام سناب फेसबुक व्हाट्सएप '
-    || 'व्हाट्सऐप टेलीग्राम इंस्टाग्राम whatsapptan telegramdan instagramdan'),
-    ('provider', 'gmail googlemail yahoo ymail hotmail outlook icloud proton protonmail gmx web aol live msn mail yandex zoho qq 163 126 naver daum hanmail '
-    || 'freenet online orange wanadoo laposte libero virgilio seznam wp onet interia o2 rediffmail fastmail tutanota bol uol'),
-    ('dot', 'dot d0t punkt punto ponto point kropka точка punt nokta'),
-    ('at', 'at arroba arobase chiocciola klammeraffe aet ät małpa собака kukac zavinac'),
-    ('digit', 'zero oh one two three four five six seven eight nine double triple null eins zwei zwo drei vier fünf fuenf sechs sieben acht neun cero uno dos '
-    || 'tres cuatro cinco seis siete ocho nueve un deux trois quatre cinq sept huit neuf due tre quattro cinque sei sette otto nove um dois quatro sete '
-    || 'oito nul een twee drie vijf zes zeven negen ноль нуль один два три четыре пять шесть семь восемь девять शून्य एक दो तीन चार पांच पाँच छह सात आठ नौ sıfır '
-    || 'sifir bir iki üç dört beş altı alti yedi sekiz dokuz jeden dwa trzy cztery pięć sześć siedem osiem dziewięć صفر واحد اثنان اثنين ثلاثة اربعة خمسة ستة سبعة '
-    || 'ثمانية تسعة'),
-    ('call', 'call calls phone phones fon tel telephone telefon telefone telefono teléfono téléphone mobil mobile movil móvil movel portable cell cellphone handy '
-    || 'handynummer telefonnummer rufnummer whatsapp wapp wsp whatsap whats viber signal telegram zalo sms text ring reach contact kontakt nummer ruf rufe anruf '
-    || 'anrufen llama llame llámame llamame llamar marca marcame appelle appelez appelle-moi joindre joignable chiama chiamami chiamare ligar liga ligue ligue-me '
-    || 'zadzwoń zadzwon dzwoń dzwon numer numero número bel bellen ringa numaram telefonum arayın arayin ara goi gọi sđt sdt puh puhelin nomor hubungi hp namba '
-    || 'позвони позвоните звони звоните тел телефон номер номеру набери наберите пиши пишите اتصل هاتف رقم رقمي جوال جوالي موبايل واتساب واتس फोन नंबर कॉल '
-    || 'मोबाइल τηλ τηλεφωνο κινητο טלפון נייד dial dm msg message whatsapptan cep'),
-    ('identifier', 'order orders invoice inv gig job project ticket case ref reference id isbn issn ean upc gtin sku article artikel item part serial sn imei '
-    || 'tracking parcel shipment sendung account acct konto customer client kunde tax vat ust iban bic booking reservation confirmation transaction txn payment '
-    || 'receipt quote po bestellung bestellnummer rechnung rechnungsnummer auftrag auftragsnummer vorgang pedido factura commande facture ordine fattura '
-    || 'zamówienie zamówienia faktura faktury sipariş siparis fatura version build model modell flight flug timestamp unix epoch port pin code token hash uuid doi '
-    || 'orcid arxiv license licence lizenz policy patent rfc din iso page seite zip plz postcode coordinates koordinaten coords lat lon population views total '
-    || 'sum budget price amount salary revenue byte bytes size ratio score pi passport contract permit student member membership employee matrikel matrikelnummer '
-    || 'steuernummer kundennummer vertrag artikelnummer sendungsnummer seguimiento suivi tracciamento lot batch asin product release revision issue pr commit bug '
-    || 'room barcode заказ заказа заказу счет счёт счета накладная накладной инн commit nip siret siren rechnungsnr auftragsnr bestellnr vat-id ustid kvk nif cif cpf cnpj pesel'),
-    ('between', 'number numbers numer nummer numero número num no nr n id code key is was ist es est lautet of номер my the mein meine der die das le la el at on or '
-    || 'me you this here a today now please under unter auf al en on au via and und y et'),
-    ('unit', 'eur euro euros usd dollar dollars gbp chf pln zł zl rub руб рублей рубля kr sek nok dkk czk kč kc huf ft inr rs jpy yen cny rmb krw vnd đ dong idr try '
-    || 'tl uah грн ron lei brl mxn cad aud km kg m m2 m3 cm mm g mb gb tb kb byte bytes px views users people words units pcs times years km2 hz mhz ghz w kw kwh '
-    || 'million millions mio billion n s e followers subscribers downloads rows records visitors lines tokens steps'),
-    ('plain', 'as is it a an the well also not and or but for with only just now too very so all any new old good great bad best better down broken private '
-    || 'public free fine working blocked banned closed open slow fast hacked deleted gone dead back up here there this that your our their his her my me you we they '
-    || 'who what where when why how if then ad ads advert adverts page pages post posts story stories reel reels bot bots api app apps web marketing manager '
-    || 'management campaign campaigns group groups channel channels server servers account accounts business integration clone design follower followers like likes '
-    || 'content feed profile logo icon button login link links share support setup development strategy video videos image images photo photos yes no none nope ok '
-    || 'okay sure maybe never always needed required optional available possible done ready handled included excluded important popular famous nice cool fun useful '
-    || 'useless used using enough more less than same different because really being getting going has have had was were will would can could should must may might '
-    || 'to of in on at by from about one two three four five nicht kein keine sehr auch nur und oder ist gut schlecht kaputt mejor bueno muy si para pour tres pas '
-    || 'bien una un une le la les der die das ein eine part some promised agreed discussed described usual usually everyone everybody people somebody someone anyone '
-    || 'something nothing everything overrated boring addict expert consultant specialist engineer developer designer scraper scraping automation growth verification '
-    || 'verified badge token tokens message messages call calls chat chats sticker stickers emoji emojis please thanks thank today tomorrow later soon instead first '
-    || 'id handle name user username nick nickname number com net org'),
-    ('no_local', 'in up on me my us our work works working worked look looks mail email account is are be login available support log sign the a an your use using to '
-    || 'with via from at by or and page site found find check see visit it them people job interview'),
-    ('short', 'b d f g h k p q r v w z')
+    (
+        'messenger',
+        'telegram telegramm telgram telegam whatsapp whats whatsap watsap watsapp whatapp wapp wsp whatsup instagram insta '
+        || 'snapchat discord skype wechat weixin viber facebook kakaotalk kakao zalo icq threema kik gmail hotmail googlemail '
+        || 'icloud protonmail tiktok tg тг ig wa fb wx vx qq line signal snap messenger zap vk вк imo tele телеграм телеграмм '
+        || 'телега телеге телегу телеграме телеграмме вотсап ватсап вацап вотсапп ватсапп вайбер скайп инстаграм инстаграмм инста '
+        || 'инсте инсту واتساب واتس تيليجرام تليجرام تلغرام تلجرام انستا انستقرام سناب फेसबुक व्हाट्सएप व्हाट्सऐप टेलीग्राम '
+        || 'इंस्टाग्राम whatsapptan telegramdan instagramdan'
+    ),
+    (
+        'provider',
+        'gmail googlemail yahoo ymail hotmail outlook icloud proton protonmail gmx web aol live msn mail yandex zoho qq 163 '
+        || '126 naver daum hanmail freenet online orange wanadoo laposte libero virgilio seznam wp onet interia o2 rediffmail '
+        || 'fastmail tutanota bol uol'
+    ),
+    (
+        'dot',
+        'dot d0t punkt punto ponto point kropka точка punt nokta'
+    ),
+    (
+        'at',
+        'at arroba arobase chiocciola klammeraffe aet ät małpa собака kukac zavinac'
+    ),
+    (
+        'digit',
+        'zero oh one two three four five six seven eight nine double triple null eins zwei zwo drei vier fünf fuenf sechs '
+        || 'sieben acht neun cero uno dos tres cuatro cinco seis siete ocho nueve un deux trois quatre cinq sept huit neuf due '
+        || 'tre quattro cinque sei sette otto nove um dois quatro sete oito nul een twee drie vijf zes zeven negen ноль нуль один '
+        || 'два три четыре пять шесть семь восемь девять शून्य एक दो तीन चार पांच पाँच छह सात आठ नौ sıfır sifir bir iki üç dört '
+        || 'beş altı alti yedi sekiz dokuz jeden dwa trzy cztery pięć sześć siedem osiem dziewięć صفر واحد اثنان اثنين ثلاثة '
+        || 'اربعة خمسة ستة سبعة ثمانية تسعة'
+    ),
+    (
+        'call',
+        'call calls phone phones fon tel telephone telefon telefone telefono teléfono téléphone mobil mobile movil móvil movel '
+        || 'portable cell cellphone handy handynummer telefonnummer rufnummer whatsapp wapp wsp whatsap whats viber signal '
+        || 'telegram zalo sms text ring reach contact kontakt nummer ruf rufe anruf anrufen llama llame llámame llamame llamar '
+        || 'marca marcame appelle appelez appelle-moi joindre joignable chiama chiamami chiamare ligar liga ligue ligue-me '
+        || 'zadzwoń zadzwon dzwoń dzwon numer numero número bel bellen ringa numaram telefonum arayın arayin ara goi gọi sđt sdt '
+        || 'puh puhelin nomor hubungi hp namba позвони позвоните звони звоните тел телефон номер номеру набери наберите пиши '
+        || 'пишите اتصل هاتف رقم رقمي جوال جوالي موبايل واتساب واتس फोन नंबर कॉल मोबाइल τηλ τηλεφωνο κινητο טלפון נייד dial dm '
+        || 'msg message whatsapptan cep'
+    ),
+    (
+        'identifier',
+        'order orders invoice inv gig job project ticket case ref reference id isbn issn ean upc gtin sku article artikel item '
+        || 'part serial sn imei tracking parcel shipment sendung account acct konto customer client kunde tax vat ust iban bic '
+        || 'booking reservation confirmation transaction txn payment receipt quote po bestellung bestellnummer rechnung '
+        || 'rechnungsnummer auftrag auftragsnummer vorgang pedido factura commande facture ordine fattura zamówienie zamówienia '
+        || 'faktura faktury sipariş siparis fatura version build model modell flight flug timestamp unix epoch port pin code '
+        || 'token hash uuid doi orcid arxiv license licence lizenz policy patent rfc din iso page seite zip plz postcode '
+        || 'coordinates koordinaten coords lat lon population views total sum budget price amount salary revenue byte bytes size '
+        || 'ratio score pi passport contract permit student member membership employee matrikel matrikelnummer steuernummer '
+        || 'kundennummer vertrag artikelnummer sendungsnummer seguimiento suivi tracciamento lot batch asin product release '
+        || 'revision issue pr commit bug room barcode заказ заказа заказу счет счёт счета накладная накладной инн commit nip '
+        || 'siret siren rechnungsnr auftragsnr bestellnr vat-id ustid kvk nif cif cpf cnpj pesel'
+    ),
+    (
+        'between',
+        'number numbers numer nummer numero número num no nr n id code key is was ist es est lautet of номер my the mein meine '
+        || 'der die das le la el at on or me you this here a today now please under unter auf al en on au via and und y et'
+    ),
+    (
+        'unit',
+        'eur euro euros usd dollar dollars gbp chf pln zł zl rub руб рублей рубля kr sek nok dkk czk kč kc huf ft inr rs jpy '
+        || 'yen cny rmb krw vnd đ dong idr try tl uah грн ron lei brl mxn cad aud km kg m m2 m3 cm mm g mb gb tb kb byte bytes px '
+        || 'views users people words units pcs times years km2 hz mhz ghz w kw kwh million millions mio billion n s e followers '
+        || 'subscribers downloads rows records visitors lines tokens steps'
+    ),
+    (
+        'plain',
+        'as is it a an the well also not and or but for with only just now too very so all any new old good great bad best '
+        || 'better down broken private public free fine working blocked banned closed open slow fast hacked deleted gone dead '
+        || 'back up here there this that your our their his her my me you we they who what where when why how if then ad ads '
+        || 'advert adverts page pages post posts story stories reel reels bot bots api app apps web marketing manager management '
+        || 'campaign campaigns group groups channel channels server servers account accounts business integration clone design '
+        || 'follower followers like likes content feed profile logo icon button login link links share support setup development '
+        || 'strategy video videos image images photo photos yes no none nope ok okay sure maybe never always needed required '
+        || 'optional available possible done ready handled included excluded important popular famous nice cool fun useful '
+        || 'useless used using enough more less than same different because really being getting going has have had was were will '
+        || 'would can could should must may might to of in on at by from about one two three four five nicht kein keine sehr auch '
+        || 'nur und oder ist gut schlecht kaputt mejor bueno muy si para pour tres pas bien una un une le la les der die das ein '
+        || 'eine part some promised agreed discussed described usual usually everyone everybody people somebody someone anyone '
+        || 'something nothing everything overrated boring addict expert consultant specialist engineer developer designer scraper '
+        || 'scraping automation growth verification verified badge token tokens message messages call calls chat chats sticker '
+        || 'stickers emoji emojis please thanks thank today tomorrow later soon instead first id handle name user username nick '
+        || 'nickname number com net org'
+    ),
+    (
+        'no_local',
+        'in up on me my us our work works working worked look looks mail email account is are be login available support log '
+        || 'sign the a an your use using to with via from at by or and page site found find check see visit it them people job '
+        || 'interview'
+    ),
+    (
+        'short',
+        'b d f g h k p q r v w z'
+    )
 ) as w (kind, words)
 cross join lateral regexp_split_to_table(w.words, ' ') as t (word)
 union
 select
-    chr(g.code),
-    'single'
+    chr(g.code) as word,
+    'single' as kind
 from generate_series(48, 122) as g (code)
 where g.code not between 58 and 96
 union
 -- Two letters that no language in reach writes as a word.
 select
-    chr(a.code) || chr(b.code),
-    'short'
+    chr(a.code) || chr(b.code) as word,
+    'short' as kind
 from generate_series(97, 122) as a (code)
 cross join generate_series(97, 122) as b (code)
 where
     chr(a.code) || chr(b.code) <> all(string_to_array(
-        'ab ac ad ae ah ai al am an ar as at au av ba be bi by ca cd ce ci cm co cu da de di dj do dr du eg eh el em en er es et eu ex fa fm fr ft gb ge '
-        || 'gi go gr ha hd he hi hm ho hr id ie if ik il im in io ir is it iv ix ja je jo jr kb kg ki km ko la le li lo lu ma mb me mg mi ml mm mo mr ms '
-        || 'mu my na nd ne ni nl no nr nu nz of oh ok om on op or os ou oz pa pc pl pm po pr ps pt qu rd re ro ru sa se si so sq st su sv ta te th ti to '
-        || 'tr tu tv ui uk um un up us ux va ve vi vn vr vs wa wc we wo xo ya ye yo yr za ze zo zu', ' '
+        'ab ac ad ae ah ai al am an ar as at au av ba be bi by ca cd ce ci cm co cu da de di dj do dr du eg eh el em '
+        || 'en er es et eu ex fa fm fr ft gb ge gi go gr ha hd he hi hm ho hr id ie if ik il im in io ir is it iv ix ja '
+        || 'je jo jr kb kg ki km ko la le li lo lu ma mb me mg mi ml mm mo mr ms mu my na nd ne ni nl no nr nu nz of oh '
+        || 'ok om on op or os ou oz pa pc pl pm po pr ps pt qu rd re ro ru sa se si so sq st su sv ta te th ti to tr tu '
+        || 'tv ui uk um un up us ux va ve vi vn vr vs wa wc we wo xo ya ye yo yr za ze zo zu', ' '
     ));
 
 create table private.moderation_lexicon (
@@ -646,10 +697,14 @@ begin
     (42, 'dot', '(?:\.| ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | \. ?)'),
     (43, 'host', '{label}(?:{dot}{label})+'),
     (44, 'hosts_hint', '[^\n .]\.[^\n .]|{dot_word}|[[({<] ?\.| \. ?|://|:\\\\'),
-    (45, 'tld', '(?:com|net|org|info|biz|io|co|app|dev|xyz|online|site|shop|store|club|website|icu|vip|agency|tech|ru|de|fr|uk|nl|ch|eu|cn|jp'
-        || '|kr|br|au|ca|tv|gg|ly|ws|su|ua|kz|tr|fi|dk|cz|sk|hu|ro|bg|gr|pt|ie|il|ir|pk|za|ng|ke|mx|ar|cl|nz|sg|hk|tw|th|vn|ph)'),
-    (46, 'tld_more', '(?:{tld}|me|to|it|is|at|in|be|us|no|so|es|se|pl|id|my|by|am|fm|im|li|la|ai|gl|gd|pe|ae|sa|ee|lt|lv|si|hr|live|link|click|pro'
-        || '|top|space|cloud|digital|page|bio|gle|world|news|blog|video|chat|email|ninja|work|life|fun|lol|zone|st|sc|pw|cc|ms|mobi|name)'),
+    (45, 'tld',
+        '(?:com|net|org|info|biz|io|co|app|dev|xyz|online|site|shop|store|club|website|icu|vip|agency|tech|ru|de|fr|uk|nl|ch|eu'
+        || '|cn|jp|kr|br|au|ca|tv|gg|ly|ws|su|ua|kz|tr|fi|dk|cz|sk|hu|ro|bg|gr|pt|ie|il|ir|pk|za|ng|ke|mx|ar|cl|nz|sg|hk|tw|th|vn'
+        || '|ph)'),
+    (46, 'tld_more',
+        '(?:{tld}|me|to|it|is|at|in|be|us|no|so|es|se|pl|id|my|by|am|fm|im|li|la|ai|gl|gd|pe|ae|sa|ee|lt|lv|si|hr|live|link'
+        || '|click|pro|top|space|cloud|digital|page|bio|gle|world|news|blog|video|chat|email|ninja|work|life|fun|lol|zone|st|sc|pw'
+        || '|cc|ms|mobi|name)'),
     (47, 'bare_host', '\.{tld}$'),
     (48, 'path_host', '\.{tld_more}$'),
     (49, 'no_host', '^(?:asp|vb|ado|ml|c|f|paint)\.net$|^(?:com|org|net|io|de|uk)\.|^[0-9.]+$|^socket\.io$|^(?:co|u|s|e|i)\.'),
@@ -660,15 +715,18 @@ begin
     (60, 'local', '[^\n -$&(-*,/:-^`{-~€£¥•¤ぁ-힣]+'),
     (61, 'at_sign', '(?: ?@ ?| ?[[({<*|~_-]{1,2} ?(?:at|arroba|arobase|@|a|et) ?[\])}>*|~_-]{1,2} ?)'),
     (62, 'at_word', '(?:at|arroba|arobase|chiocciola|klammeraffe|aet|ät|małpa|собака|снабел-а|kukac|zavinac)'),
-    (63, 'provider', '(?:gmail|googlemail|g ?mail|yahoo|ymail|hotmail|outlook|icloud|proton(?:mail)?|gmx|web|aol|live|msn|mail|yandex|zoho|qq|163|126'
-        || '|naver|daum|hanmail|freenet|t-online|orange|wanadoo|laposte|libero|virgilio|seznam|wp|onet|interia|o2|rediffmail|fastmail|tutanota|bol|uol)'),
+    (63, 'provider',
+        '(?:gmail|googlemail|g ?mail|yahoo|ymail|hotmail|outlook|icloud|proton(?:mail)?|gmx|web|aol|live|msn|mail|yandex|zoho|qq'
+        || '|163|126|naver|daum|hanmail|freenet|t-online|orange|wanadoo|laposte|libero|virgilio|seznam|wp|onet|interia|o2'
+        || '|rediffmail|fastmail|tutanota|bol|uol)'),
     (64, 'loose_dot', '(?:\.| ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} ?| \. ?|\. )'),
     (65, 'worded_dot', '(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} )'),
-    (66, 'spelled_local', '{local}(?:(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | (?:underscore|dash|minus|unterstrich|bindestrich|guion bajo) )'
-        || '{local})*'),
+    (66, 'spelled_local',
+        '{local}(?:(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | (?:underscore|dash|minus|unterstrich|bindestrich'
+        || '|guion bajo) ){local})*'),
     (67, 'email', '{local}@(?:{label}\.)+[a-z]{2,24}'),
-    (68, 'loose_email', '{spelled_local}(?:{at_sign}(?:{label}{loose_dot})+{tld_more}'
-        || '| {at_word} (?:{label}{worded_dot})+{tld_more}'
+    (68, 'loose_email',
+        '{spelled_local}(?:{at_sign}(?:{label}{loose_dot})+{tld_more}| {at_word} (?:{label}{worded_dot})+{tld_more}'
         || '| {at_word} {provider}(?:{loose_dot}| )(?:com|net|org|de|fr|ru|it|es|uk|pl|cz|br|in|jp|cn|kr|me|ch|at|co)'
         || '| ?{provider}(?:{worded_dot}| )com)'),
     (69, 'loose_at', '[[({<*|~_-] ?(?:at|a|et|arroba|arobase) ?[\])}>*|~_-]| @|@ |@[^ \n]*(?: \.|[({<[]\.)'),
@@ -677,68 +735,101 @@ begin
     (80, 'six_digits', '[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9]'),
     (81, 'cjk_number', '[零〇一二两三四五六七八九幺][ .,-]?(?:[零〇一二两三四五六七八九幺0-9][ .,-]?){6,}|[영공일이삼사오육칠팔구][ .,-]?(?:[영공일이삼사오육칠팔구0-9][ .,-]?){6,}'),
     (82, 'number', '[+(]{0,2}[0-9ol]?[0-9](?:[ ().\-/_*~]{0,3}[0-9ol]){5,}'),
-    (84, 'date', '(?:(?:19|20)[0-9]{2}[./ -][01]?[0-9][./ -][0-3]?[0-9]|[0-3]?[0-9][./-][0-3]?[0-9][./-](?:19|20)[0-9]{2}'
-        || '|[0-3]?[0-9] [01][0-9] (?:19|20)[0-9]{2}|[0-3]?[0-9]\.[01]?[0-9]\.[0-9]{2}|[01][0-9]/[0-3][0-9]/[0-9]{2}|[0-3]?[0-9]\.[01]?[0-9]\.?'
-        || '|[0-3]?[0-9]\.|[0-2]?[0-9][.][0-5][0-9]|(?:19|20)[0-9]{2})'),
-    (86, 'full_date', '(?:(?:19|20)[0-9]{2}[./-][01]?[0-9][./-][0-3]?[0-9]|[0-3]?[0-9][./-][0-3]?[0-9][./-](?:19|20)[0-9]{2}|(?:19|20)[0-9]{2}[01][0-9][0-3][0-9])'),
+    (84, 'date',
+        '(?:(?:19|20)[0-9]{2}[./ -][01]?[0-9][./ -][0-3]?[0-9]|[0-3]?[0-9][./-][0-3]?[0-9][./-](?:19|20)[0-9]{2}'
+        || '|[0-3]?[0-9] [01][0-9] (?:19|20)[0-9]{2}|[0-3]?[0-9]\.[01]?[0-9]\.[0-9]{2}|[01][0-9]/[0-3][0-9]/[0-9]{2}'
+        || '|[0-3]?[0-9]\.[01]?[0-9]\.?|[0-3]?[0-9]\.|[0-2]?[0-9][.][0-5][0-9]|(?:19|20)[0-9]{2})'),
+    (86, 'full_date',
+        '(?:(?:19|20)[0-9]{2}[./-][01]?[0-9][./-][0-3]?[0-9]|[0-3]?[0-9][./-][0-3]?[0-9][./-](?:19|20)[0-9]{2}|(?:19'
+        || '|20)[0-9]{2}[01][0-9][0-3][0-9])'),
     (87, 'dates_before', '^(?:{full_date}[ -]{1,3}(?:[0-2]?[0-9][.][0-5][0-9][ -]{1,3})?)+'),
     (88, 'dates_after', '(?:[ -]{1,3}{full_date})+$'),
-    (89, 'call_anywhere', '(?:(?:^|{n})(?:my|mein|meine|mi|mon|mio|meu) (?:new |neue |cell |mobile |phone |personal )*(?:number|num|nr|no|digits|nummer|numero)(?:{n}|$)|電話|电话|手机|號碼|号码|打我|连络|携帯|番号|전화|연락|번호|폰|微信|โทร|เบอร์)[^0-9\n•]{0,15}$'),
+    (89, 'call_anywhere',
+        '(?:(?:^|{n})(?:my|mein|meine|mi|mon|mio|meu) (?:new |neue |cell |mobile |phone |personal )*(?:number|num|nr|no|digits'
+        || '|nummer|numero)(?:{n}|$)|電話|电话|手机|號碼|号码|打我|连络|携帯|番号|전화|연락|번호|폰|微信|โทร|เบอร์)[^0-9\n•]{0,15}$'),
     (90, 'identified_anywhere', '(?:#|주문번호|주문|송장|운송장|订单号|订单|單號|单号|快递|編號|编号|注文番号|注文|予約)[^a-z0-9\n•]{0,4}(?:是|は|为)?$'),
     (92, 'money_before', '(?:[€£¥¤$]|(?:^|{n})(?:eur|usd|gbp|chf|rs|inr|jpy|cny|rmb|krw|vnd|idr|cad|aud|aed|sar)) ?$'),
     (93, 'thousands', '^[1-9][0-9]{0,2}(?:[ .][0-9]{3})+$'),
-    (94, 'no_phone', '^(?:{date}(?:[ ,/~-]{1,3}{date})*|[0-9]{1,3}(?:\.[0-9]{1,5}){3}|[0-9]{1,2}\.[0-9]+|[1-9][0-9]*\.[0-9]+'
+    (94, 'no_phone',
+        '^(?:{date}(?:[ ,/~-]{1,3}{date})*|[0-9]{1,3}(?:\.[0-9]{1,5}){3}|[0-9]{1,2}\.[0-9]+|[1-9][0-9]*\.[0-9]+'
         || '|[0-9]{1,3}\.[0-9]{3,} {1,3}-?[0-9]{1,3}\.[0-9]{3,}|(?:19|20)[0-9]{2}(?:[^0-9]+(?:19|20)[0-9]{2})*'
         || '|0?1[^0-9]+0?2[^0-9]+0?3[^0-9].*|10[^0-9]+20[^0-9]+30[^0-9].*|100[^0-9]+200[^0-9]+300[^0-9].*)$'),
     (97, 'national', '^0[1-9][0-9]*(?: [0-9]+)*$|^0 ?[1-9](?: [0-9])+$|^00 ?[1-9][0-9 ]*$|^0[0-9]{2,4} [0-9]+(?: [0-9]+)*$'),
-    (98, 'shaped', '^(?:1 ?)?[2-9][0-9]{2} [2-9][0-9]{2} ?[0-9]{4}$|^(?:1 )?[2-9][0-9]{5} [0-9]{4}$|^[78] ?[3489][0-9]{2} ?[0-9]{3} ?[0-9]{2} ?[0-9]{2}$'
-        || '|^1[3-9][0-9] ?[0-9]{4} [0-9]{4}$|^1[3-9][0-9]{9}$|^[6-9][0-9]{4} [0-9]{5}$|^3[0-9]{2} [0-9]{3} ?[0-9]{4}$|^3[0-9]{2} [0-9]{6,7}$'
-        || '|^[67][0-9]{2} [0-9]{2} [0-9]{2} [0-9]{2}$|^[67][0-9]{2} [0-9]{3} [0-9]{3}$|^[2-9][0-9]{2} [0-9]{3} [0-9]{4}$|^55 [0-9]{2} 9?[0-9]{4} [0-9]{4}$'
-        || '|^[1-9][0-9] 9[0-9]{4} [0-9]{4}$|^(?:49|44|33|34|39|48|31|7|91|86|90|380|351|41|43) ?[0-9]{2,3} [0-9 ]{6,10}$'),
-    (99, 'alone', '^(?:[2-9][0-9]{2}[2-9][0-9]{6}|1[2-9][0-9]{2}[2-9][0-9]{6}|[6-9][0-9]{9}|[67][0-9]{8}|3[0-9]{9}|(?:49|44|33|34|39|48|91)[0-9]{9,11})$'),
+    (98, 'shaped',
+        '^(?:1 ?)?[2-9][0-9]{2} [2-9][0-9]{2} ?[0-9]{4}$|^(?:1 )?[2-9][0-9]{5} [0-9]{4}$'
+        || '|^[78] ?[3489][0-9]{2} ?[0-9]{3} ?[0-9]{2} ?[0-9]{2}$|^1[3-9][0-9] ?[0-9]{4} [0-9]{4}$|^1[3-9][0-9]{9}$'
+        || '|^[6-9][0-9]{4} [0-9]{5}$|^3[0-9]{2} [0-9]{3} ?[0-9]{4}$|^3[0-9]{2} [0-9]{6,7}$'
+        || '|^[67][0-9]{2} [0-9]{2} [0-9]{2} [0-9]{2}$|^[67][0-9]{2} [0-9]{3} [0-9]{3}$|^[2-9][0-9]{2} [0-9]{3} [0-9]{4}$'
+        || '|^55 [0-9]{2} 9?[0-9]{4} [0-9]{4}$|^[1-9][0-9] 9[0-9]{4} [0-9]{4}$|^(?:49|44|33|34|39|48|31|7|91|86|90|380|351|41'
+        || '|43) ?[0-9]{2,3} [0-9 ]{6,10}$'),
+    (99, 'alone',
+        '^(?:[2-9][0-9]{2}[2-9][0-9]{6}|1[2-9][0-9]{2}[2-9][0-9]{6}|[6-9][0-9]{9}|[67][0-9]{8}|3[0-9]{9}|(?:49|44|33|34|39|48'
+        || '|91)[0-9]{9,11})$'),
 
-    (100, 'counting', '^(?:(?:zero|null|cero|nul|ноль|零|〇|영|공)[^a-z]*)?(?:one[^a-z]*two[^a-z]*three|eins[^a-z]*zwei[^a-z]*drei|uno[^a-z]*dos[^a-z]*tres'
-        || '|un[^a-z]*deux[^a-z]*trois|uno[^a-z]*due[^a-z]*tre|um[^a-z]*dois[^a-z]*tres|een[^a-z]*twee[^a-z]*drie|один[ ,.]*два[ ,.]*три|一[ ,.]*二[ ,.]*三'
-        || '|일[ ,.]*이[ ,.]*삼|bir[^a-z]*iki[^a-z]*uc|jeden[^a-z]*dwa[^a-z]*trzy)'),
+    (100, 'counting',
+        '^(?:(?:zero|null|cero|nul|ноль|零|〇|영|공)[^a-z]*)?(?:one[^a-z]*two[^a-z]*three|eins[^a-z]*zwei[^a-z]*drei'
+        || '|uno[^a-z]*dos[^a-z]*tres|un[^a-z]*deux[^a-z]*trois|uno[^a-z]*due[^a-z]*tre|um[^a-z]*dois[^a-z]*tres'
+        || '|een[^a-z]*twee[^a-z]*drie|один[ ,.]*два[ ,.]*три|一[ ,.]*二[ ,.]*三|일[ ,.]*이[ ,.]*삼|bir[^a-z]*iki[^a-z]*uc'
+        || '|jeden[^a-z]*dwa[^a-z]*trzy)'),
 
     -- Messengers: names that say it alone, and words that are also something else.
     (109, 'messenger_anywhere', '微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|라인|加微|vx|wx|qq'),
-    (110, 'messenger', '(?:telegram+|telegramm|telgram|whats ?app|whatsap|watsap+|whatapp|wapp|wsp|whatsup|instagram|insta|snap ?chat|snapchat|discord|skype|wechat'
-        || '|weixin|viber|facebook|kakao ?talk|kakao|zalo|icq|threema|kik|gmail|hotmail|googlemail|icloud|protonmail|tiktok|linkedin|twitter'
-        || '|телеграмм?|телега|телеге|телегу|телеграме|вотсап|ватсап|вацап|вайбер|скайп|инстаграмм?|инста|инсте|инсту|микрософт тимс'
-        || '|微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|واتساب|واتس|تيليجرام|تليجرام|تلغرام|تلجرام|انستا|انستقرام|سناب|फेसबुक|व्हाट्सएप|व्हाट्सऐप|टेलीग्राम|इंस्टाग्राम)'),
+    (110, 'messenger',
+        '(?:telegram+|telegramm|telgram|whats ?app|whatsap|watsap+|whatapp|wapp|wsp|whatsup|instagram|insta|snap ?chat|snapchat'
+        || '|discord|skype|wechat|weixin|viber|facebook|kakao ?talk|kakao|zalo|icq|threema|kik|gmail|hotmail|googlemail|icloud'
+        || '|protonmail|tiktok|linkedin|twitter|телеграмм?|телега|телеге|телегу|телеграме|вотсап|ватсап|вацап|вайбер|скайп'
+        || '|инстаграмм?|инста|инсте|инсту|микрософт тимс|微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|واتساب|واتس|تيليجرام|تليجرام'
+        || '|تلغرام|تلجرام|انستا|انستقرام|سناب|फेसबुक|व्हाट्सएप|व्हाट्सऐप|टेलीग्राम|इंस्टाग्राम)'),
     (111, 'maybe_messenger', '(?:tg|тг|ig|wa|fb|wx|vx|qq|line|signal|snap|messenger|zap|vk|вк|imo|tele|x|teams|email|e-mail|mail)'),
     (112, 'any_messenger', '(?:{messenger}|{maybe_messenger})'),
     (113, 'handle', '[a-z0-9][a-z0-9._-]{2,}'),
     (114, 'odd_handle', '[a-z](?:[a-z]*[0-9]{2,}|[a-z.-]+_[a-z0-9]|[a-z]+\.[a-z])[a-z0-9._-]*'),
-    (115, 'handle_word', '(?:id|name|user ?name|usr|user|handle|nick|nickname|account|acc|profile?|contact|konto|benutzername|usuario|号|號|아이디|ник|логин)'),
+    (115, 'handle_word',
+        '(?:id|name|user ?name|usr|user|handle|nick|nickname|account|acc|profile?|contact|konto|benutzername|usuario|号|號|아이디|ник'
+        || '|логин)'),
     (116, 'gap', '[ :=~>(\-]{1,4}'),
-    (117, 'at_handle', '(?:^|{n}){any_messenger}{gap}(?:(?:{handle_word}|is|ist|es|est|e|at|me|as|als|my|on){gap}){0,3}@ ?{handle}'
+    (117, 'at_handle',
+        '(?:^|{n}){any_messenger}{gap}(?:(?:{handle_word}|is|ist|es|est|e|at|me|as|als|my|on){gap}){0,3}@ ?{handle}'
         || '|@{handle}[ ,.(]{1,3}(?:(?:on|in|bei|auf|en|sur|su|no|na|at|for|my|via|в|w) ?)?{any_messenger}(?:{n}|$)'),
-    (118, 'named_handle', '(?:^|{n})(?:{messenger}(?: ?{handle_word})?|{maybe_messenger} ?{handle_word}) ?(?:[:=~>-]{1,3}|is:?|ist:?|es:?|est:?|lautet|jest) ?@?{handle}'
-        || '|(?:^|{n}){messenger} {handle_word} {handle}|(?:^|{n})(?:line|tg|ig|vk|qq|imo|wx|vx) id {handle}'
-        || '|(?:微信|薇信|威信|vx|wx|v信|加v|加微|加我微信|qq|카톡|카카오톡|라인|ライン|인스타)(?:号|號|是|아이디|id| |:)*{handle}'),
-    (119, 'odd_named_handle', '(?:^|{n})(?:{messenger}|tg|тг|ig|wa|fb|wx|vx|qq|snap|zap|vk|вк|imo|line id|signal id)(?:{gap}(?:{handle_word}|is|ist|es|est|as|me|my))*'
-        || '{gap}@?{odd_handle}'),
-    (120, 'asked_handle', '(?:^|{n})(?:add|find|text|message|msg|reach|contact|dm|pm|hit|write|ping|get|follow|search|im|i am|am|me|mich|mir|agregame|buscame|escribeme'
-        || '|ajoute|cherche|aggiungimi|scrivimi|cercami|adiciona|chama)(?: me| us| mich| moi)?(?: up)? (?:on |via |auf |sur |en |su |no |na |in |over |per |by |through |at |bei )?'
-        || '(?:my |the )?{any_messenger} ?(?:as|als|como|comme|come|jako|under|unter|by|with|at|@|:|-|,) ?@?{handle}'),
+    (118, 'named_handle',
+        '(?:^|{n})(?:{messenger}(?: ?{handle_word})?|{maybe_messenger} ?{handle_word}) ?(?:[:=~>-]{1,3}|is:?|ist:?|es:?|est:?'
+        || '|lautet|jest) ?@?{handle}|(?:^|{n}){messenger} {handle_word} {handle}|(?:^|{n})(?:line|tg|ig|vk|qq|imo|wx'
+        || '|vx) id {handle}|(?:微信|薇信|威信|vx|wx|v信|加v|加微|加我微信|qq|카톡|카카오톡|라인|ライン|인스타)(?:号|號|是|아이디|id| |:)*{handle}'),
+    (119, 'odd_named_handle',
+        '(?:^|{n})(?:{messenger}|tg|тг|ig|wa|fb|wx|vx|qq|snap|zap|vk|вк|imo|line id|signal id)(?:{gap}(?:{handle_word}|is|ist|es'
+        || '|est|as|me|my))*{gap}@?{odd_handle}'),
+    (120, 'asked_handle',
+        '(?:^|{n})(?:add|find|text|message|msg|reach|contact|dm|pm|hit|write|ping|get|follow|search|im|i am|am|me|mich|mir'
+        || '|agregame|buscame|escribeme|ajoute|cherche|aggiungimi|scrivimi|cercami|adiciona|chama)(?: me| us| mich'
+        || '| moi)?(?: up)? (?:on |via |auf |sur |en |su |no |na |in |over |per |by |through |at |bei )?(?:my '
+        || '|the )?{any_messenger} ?(?:as|als|como|comme|come|jako|under|unter|by|with|at|@|:|-|,) ?@?{handle}'),
     (121, 'discord_tag', 'discord[^\n#•]{0,30}[a-z0-9._]{2,32} ?# ?[0-9]{4}'),
-    (122, 'invited', '(?:^|{n})(?:(?:add|text|message|msg|find|contact|reach|hit|dm|pm|write|ping|call|whatsapp|ring)(?: me| us| to me)(?: up)? (?:on|via|at|through|over|in|by|using)'
-        || '|(?:schreib|schreibe|kontaktier|ruf|adde|finde)(?: mir| mich)? (?:auf|bei|uber|per|in|via|bei)|(?:escribeme|contactame|agregame|hablame|buscame|llamame|mandame) (?:por|al|en|a|un)(?: el)?'
-        || '|(?:ecris|ecrivez|ajoute|ajoutez|contacte|contactez|rejoins)[ -]moi (?:sur|par|via)|(?:scrivimi|aggiungimi|contattami|chiamami|cercami) (?:su|via|con|in)'
-        || '|(?:me chama|me adiciona|chama|me liga|me escreve) (?:no|na|pelo)|(?:напиши|напишите|пиши|пишите|добавь|найди)(?: мне| меня)? (?:в|на)|napisz(?: do mnie)? na|dodaj mnie na'
-        || '|(?:lets|let us|we can|can we|please)? ?(?:talk|chat|continue|move|switch|go|speak|discuss)(?: this| it| further| over)? (?:on|via|to|over|through|in)) (?:my )?'
-        || '(?:{messenger}|tg|тг|wa|signal|snap|line|ig|zap|вк)(?:{n}|$)'),
-    (124, 'invitation', '(?:(?:h[tx*]{2}ps?)? ?:? ?/{0,2} ?(?:www\.)?)(?:(?:t|telegram|tlgrm|telesco|wa|m|fb|line|zalo|qm\.qq|snap){dot}(?:me|dog|pe|chat|com)'
-        || '|(?:telegram|viber|discordapp|discord|instagram|facebook|fb|snapchat|tiktok|linkedin|twitter|vk|signal|whatsapp|(?:chat|api|web|call)\.whatsapp|join\.skype|open\.kakao|line|weixin|wechat|threema|onlyfans|paypal)'
-        || '{dot}(?:com|gg|me|org|ru|id|group|app|to))[ ]?/[ ]?[^\n )•]+'
-        || '|discord{dot}gg ?/ ?[^\n )•]+|(?:viber|tg|whatsapp|skype|weixin|line)://[^\n )•]+|skype:[a-z0-9._:-]{3,}\?[a-z]+'),
+    (122, 'invited',
+        '(?:^|{n})(?:(?:add|text|message|msg|find|contact|reach|hit|dm|pm|write|ping|call|whatsapp|ring)(?: me| us'
+        || '| to me)(?: up)? (?:on|via|at|through|over|in|by|using)|(?:schreib|schreibe|kontaktier|ruf|adde|finde)(?: mir'
+        || '| mich)? (?:auf|bei|uber|per|in|via|bei)|(?:escribeme|contactame|agregame|hablame|buscame|llamame|mandame) (?:por|al|en'
+        || '|a|un)(?: el)?|(?:ecris|ecrivez|ajoute|ajoutez|contacte|contactez|rejoins)[ -]moi (?:sur|par|via)|(?:scrivimi'
+        || '|aggiungimi|contattami|chiamami|cercami) (?:su|via|con|in)|(?:me chama|me adiciona|chama|me liga|me escreve) (?:no|na'
+        || '|pelo)|(?:напиши|напишите|пиши|пишите|добавь|найди)(?: мне| меня)? (?:в|на)|napisz(?: do mnie)? na|dodaj mnie na'
+        || '|(?:lets|let us|we can|can we|please)? ?(?:talk|chat|continue|move|switch|go|speak|discuss)(?: this| it| further'
+        || '| over)? (?:on|via|to|over|through|in)) (?:my )?(?:{messenger}|tg|тг|wa|signal|snap|line|ig|zap|вк)(?:{n}|$)'),
+    (124, 'invitation',
+        '(?:(?:h[tx*]{2}ps?)? ?:? ?/{0,2} ?(?:www\.)?)(?:(?:t|telegram|tlgrm|telesco|wa|m|fb|line|zalo|qm\.qq|snap){dot}(?:me'
+        || '|dog|pe|chat|com)|(?:telegram|viber|discordapp|discord|instagram|facebook|fb|snapchat|tiktok|linkedin|twitter|vk|signal'
+        || '|whatsapp|(?:chat|api|web|call)\.whatsapp|join\.skype|open\.kakao|line|weixin|wechat|threema|onlyfans'
+        || '|paypal){dot}(?:com|gg|me|org|ru|id|group|app|to))[ ]?/[ ]?[^\n )•]+|discord{dot}gg ?/ ?[^\n )•]+|(?:viber|tg|whatsapp'
+        || '|skype|weixin|line)://[^\n )•]+|skype:[a-z0-9._:-]{3,}\?[a-z]+'),
     (125, 'sentence_goes_on', '^[ ]?(?:[a-z0-9]|-[a-z])'),
-    (126, 'sentence_may_go_on', '^ (?:and|or|und|et|y|e|if|when|for|thanks|thank|please|there|bye|ok|text|add|call|write|msg|message|pls|so|but|see|danke|merci|gracias)(?:{n}|$)'),
-    (128, 'no_invitation', '/ ?(?:p|reel|reels|explore|ads?|business|help|watch|groups|events|hashtag|status|jobs|company|developers?|docs|about|legal|policies|privacy|blog|download|i|stories)(?:/|$|\?)'),
-    (129, 'tech_word', '(?:api|key|token|bot|page|app|web|url|oauth|client|secret|pixel|graph|hook|sdk|story|stories|post|group|channel|server|shop|ads|link|share|feed|login|user|media|json|chat|message)'
-        || '|\.(?:js|py|ts|md|png|jpg|jpeg|gif|pdf|zip|txt|csv|html|php|com|net|org)$|^[a-z]{1,2}[0-9]{2}$')
+    (126, 'sentence_may_go_on',
+        '^ (?:and|or|und|et|y|e|if|when|for|thanks|thank|please|there|bye|ok|text|add|call|write|msg|message|pls|so|but|see'
+        || '|danke|merci|gracias)(?:{n}|$)'),
+    (128, 'no_invitation',
+        '/ ?(?:p|reel|reels|explore|ads?|business|help|watch|groups|events|hashtag|status|jobs|company|developers?|docs|about'
+        || '|legal|policies|privacy|blog|download|i|stories)(?:/|$|\?)'),
+    (129, 'tech_word',
+        '(?:api|key|token|bot|page|app|web|url|oauth|client|secret|pixel|graph|hook|sdk|story|stories|post|group|channel|server'
+        || '|shop|ads|link|share|feed|login|user|media|json|chat|message)|\.(?:js|py|ts|md|png|jpg|jpeg|gif|pdf|zip|txt|csv|html'
+        || '|php|com|net|org)$|^[a-z]{1,2}[0-9]{2}$')
     ) as t (place, name, pattern) order by t.place
     loop
         v := private.moderation_fold(r.pattern);
@@ -1034,7 +1125,10 @@ begin
                 and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
                 and strpos(v_plain, replace(t.term, ' ', '')) > 0
         );
-        if p_folded ~ '[ぁ-힣ก-๿]' and p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'messenger_anywhere') then
+        if
+            p_folded ~ '[ぁ-힣ก-๿]'
+            and p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'messenger_anywhere')
+        then
             hints := hints || 'messenger'::text;
         end if;
         if p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'cjk_number') then
@@ -1355,7 +1449,8 @@ begin
     return v_spans;
 end;
 $$;
-comment on function private.moderation_spoken_numbers(text) is 'Where a folded text spells seven or more digits, at least three of them as words.';
+comment on function private.moderation_spoken_numbers(text) is
+'Where a folded text spells seven or more digits, at least three of them as words.';
 revoke all on function private.moderation_spoken_numbers(text) from public, anon, authenticated, service_role;
 
 create function private.moderation_handles(p_folded text, p_has_messenger boolean)
@@ -1417,7 +1512,8 @@ begin
     return v_spans;
 end;
 $$;
-comment on function private.moderation_handles(text, boolean) is 'Where a folded text names somebody on a messenger, links or invites there.';
+comment on function private.moderation_handles(text, boolean) is
+'Where a folded text names somebody on a messenger, links or invites there.';
 revoke all on function private.moderation_handles(text, boolean) from public, anon, authenticated, service_role;
 
 create function private.moderation_contacts(p_folded text, p_hints text[])
@@ -1521,8 +1617,11 @@ begin
             select
                 h.is_link,
                 h.place,
-                exists (select 1 from unnest(v_domains) as d (domain) where right('.' || h.host, char_length(d.domain) + 1) = '.' || d.domain)
-                as is_named
+                exists (
+                    select 1
+                    from unnest(v_domains) as d (domain)
+                    where right('.' || h.host, char_length(d.domain) + 1) = '.' || d.domain
+                ) as is_named
             from unnest(p_hosts, p_is_links) with ordinality as h (host, is_link, place)
         ) as t
         order by t.place
@@ -1991,7 +2090,8 @@ security invoker
 set search_path = ''
 return private.get_moderation_rules();
 comment on function public.get_moderation_rules() is
-'For the service alone: {revision, rules, words, lexicon, letters}: the enabled rules on texts with what they need (folded terms, known words, '
-'expressions, folded letters), to judge sensitive texts that the database may not see. About 100 kB; ask again when the revision has risen.';
+'For the service alone: {revision, rules, words, lexicon, letters}: the enabled rules on texts with what they need (folded terms, known '
+'words, expressions, folded letters), to judge sensitive texts that the database may not see. About 140 kB; ask again when the '
+'revision has risen.';
 revoke all on function public.get_moderation_rules() from public, anon, authenticated, service_role;
 grant execute on function public.get_moderation_rules() to service_role;

@@ -41,7 +41,8 @@ values
 (
     'abuse', 'term', 'warn', 'abuse', 'This may hurt somebody; please write respectfully.',
     array[
-        'fuck you', 'fuck off', 'fuckyou', 'go fuck yourself', 'motherfucker', 'motherfuckers', 'asshole', 'assholes', 'arsehole', 'cunt', 'cunts',
+        'fuck you', 'fuck off', 'fuckyou', 'go fuck yourself',
+        'motherfucker', 'motherfuckers', 'asshole', 'assholes', 'arsehole', 'cunt', 'cunts',
         'nigger', 'niggers', 'nigga', 'faggot', 'faggots', 'retard', 'retards', 'whore', 'slut', 'sluts', 'bitch', 'bitches',
         'son of a bitch', 'dickhead', 'wanker', 'piece of shit', 'kill yourself', 'kys', 'tranny', 'kike', 'wetback',
         'hurensohn', 'fotze', 'wichser', 'arschloch', 'fick dich', 'missgeburt',
