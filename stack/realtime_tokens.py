@@ -10,6 +10,7 @@ import jwt
 import jwt.types
 
 Claims = dict[str, Any]
+API_ROLES = ("anon", "authenticated", "service_role")
 FAR_S = 10 * 365 * 86_400.0
 # Realtime checks the signature, `exp` and `role`, nothing else.
 UNCHECKED: jwt.types.Options = {
@@ -69,6 +70,9 @@ class Tokens:
         number = isinstance(claims.get("exp"), int | float) and not isinstance(claims.get("exp"), bool)
         if not number or not isinstance(claims.get("role"), str):
             raise Refused("InvalidJWTToken", "Fields `role` and `exp` are required in JWT")
+        if claims["role"] not in API_ROLES:
+            # Where Realtime asks the policies as that role, the roles of administrators would see everything.
+            raise Refused("Unauthorized", "The role of the token is none of the API's")
         if over := expired(claims):
             raise over
         return claims
