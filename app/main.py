@@ -11,6 +11,7 @@ from app import log, openapi, routes, settings
 from app.auth import KeySet, Verifier
 from app.edge import Admission, Edge, handle
 from app.routes.health import Readiness
+from app.sensitive import Sealer
 from app.settings import Settings
 from app.shared_limits import SharedBuckets
 from app.supabase import Supabase
@@ -54,6 +55,7 @@ def create_app(config: Settings) -> Edge:
         logging_config=None,
     )
     app.state["supabase"] = supabase
+    app.state["sealer"] = Sealer(config, supabase)
     app.state["readiness"] = Readiness(probe)
     app.state["openapi"] = msgspec.json.encode(openapi.document(app))
     return Edge(app, config.cors_origins)

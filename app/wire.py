@@ -16,6 +16,7 @@ from litestar.types import Receive, Scope, Send
 
 from app import log
 from app.problems import Problem
+from app.sensitive import Sealer
 from app.supabase import Caller, Supabase
 
 T = TypeVar("T")
@@ -69,6 +70,12 @@ class ApiRequest(Request[Caller, Any, State]):
         """The door out."""
         door: Supabase = self.scope["litestar_app"].state["supabase"]
         return door
+
+    @property
+    def sealer(self) -> Sealer:
+        """What makes envelopes of sensitive messages."""
+        sealer: Sealer = self.scope["litestar_app"].state["sealer"]
+        return sealer
 
     def asked(self, shape: type[T]) -> T:
         """The query parameters as a struct; unknown ones are ignored, as links collect them on their way.

@@ -7,9 +7,10 @@ from litestar import delete, get, patch, post
 from litestar.params import JSONBody
 from msgspec import Meta, Struct
 
-from app import limits, log, problems, text
+from app import limits, log, problems, sensitive, text
 from app.problems import Problem
 from app.shapes import Conversation, GivenId, Message, Read, Time
+from app.vault import About
 from app.wire import ApiRequest, Reply, given_id
 
 
@@ -32,6 +33,13 @@ class SendMessage(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tru
     conversation_id: GivenId | None = None
     to_user_id: GivenId | None = None
     gig_id: GivenId | None = None
+    sensitive: Annotated[
+        bool,
+        Meta(
+            description="True: the text is encrypted before it is stored. Members read it through this API as ever; "
+            "the database, its backups, Realtime events and direct readers never have it. It cannot be edited."
+        ),
+    ] = False
     client_message_id: Annotated[
         GivenId | None,
         Meta(description="Makes a retry safe: the same id is never a second message. `Idempotency-Key` is its alias."),
@@ -77,6 +85,7 @@ class _Sent(Struct, frozen=True):
         "idempotency_conflict",
         "account_muted",
         "message_rejected",
+        "sensitive_unavailable",
         *problems.WITH_BODY,
     )
     | {"headers": {"Idempotency-Key": "A UUID, the same as `clientMessageId`."}},
@@ -87,22 +96,20 @@ async def send_message(data: JSONBody[SendMessage], request: ApiRequest) -> Repl
         raise Problem("validation_failed", "Name a conversation or a person.", pointer="/conversationId")
     if why := text.refusal(data.body):
         raise Problem("validation_failed", why, pointer="/body")
+    params: dict[str, Any] = {
+        "p_conversation_id": data.conversation_id,
+        "p_to_user_id": data.to_user_id,
+        "p_gig_id": data.gig_id,
+        "p_client_message_id": _key(data.client_message_id, log.current().headers.get(b"idempotency-key")),
+    }
     try:
-        sent = await request.supabase.rpc(
-            "send_message",
-            {
-                # JSON can carry NUL, PostgreSQL cannot; normalisation would remove it anyway.
-                "p_body": data.body.replace("\x00", ""),
-                "p_conversation_id": data.conversation_id,
-                "p_to_user_id": data.to_user_id,
-                "p_gig_id": data.gig_id,
-                "p_client_message_id": _key(data.client_message_id, log.current().headers.get(b"idempotency-key")),
-            },
-            request.user,
-            _Sent,
+        if data.sensitive:
+            sent = await _send_sealed(data, params, request)
+        else:
+            # JSON can carry NUL, PostgreSQL cannot; normalisation would remove it anyway.
+            params["p_body"] = data.body.replace("\x00", "")
             # There always is a key, so sending twice is the same as sending once.
-            repeatable=True,
-        )
+            sent = await request.supabase.rpc("send_message", params, request.user, _Sent, repeatable=True)
     except Problem as problem:
         if problem.code == "rate_limited":
             log.current().pace = limits.sends_refused(problem.retry_after_s or 1)
@@ -110,6 +117,26 @@ async def send_message(data: JSONBody[SendMessage], request: ApiRequest) -> Repl
     log.current().pace = limits.sends(sent.pace.limit, sent.pace.remaining, sent.pace.window_s, sent.pace.reset_s)
     status = 200 if not sent.created else 202 if sent.held else 201
     return Reply(MessageSent(sent.message, sent.conversation), status)
+
+
+async def _send_sealed(data: SendMessage, params: dict[str, Any], request: ApiRequest) -> _Sent:
+    """Send an envelope in the place of the text; judged a second time when the rules changed meanwhile."""
+    body = text.normalize(data.body)
+    if body is None:
+        raise Problem("validation_failed", "This text cannot be normalised.", pointer="/body")
+    about = About(request.user.id, params["p_client_message_id"], data.conversation_id, data.to_user_id, data.gig_id)
+    judged_again = False
+    while True:
+        params["p_envelope"] = await request.sealer.envelope(about, body)
+        try:
+            return await request.supabase.rpc("send_message", params, request.user, _Sent, repeatable=True)
+        except Problem as problem:
+            if problem.code == "envelope_invalid":
+                raise sensitive.unavailable("the database does not accept our signature") from None
+            if problem.code != "conflict" or judged_again:
+                raise
+            request.sealer.forget_rules()
+            judged_again = True
 
 
 def _key(in_body: str | None, in_header: bytes | None) -> str:
@@ -191,7 +218,7 @@ class Version(Struct, frozen=True, rename="camel"):
     """One text a message has had."""
 
     version: Annotated[int, Meta(description="1 is the text as it was sent.")]
-    body: str
+    body: Annotated[str | None, Meta(description="Null when it is sensitive and cannot be opened.")]
     created_at: Time
 
 
