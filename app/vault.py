@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -299,13 +299,14 @@ def _open_all(value: Any, vault: Vault | None, unreadable: set[Any]) -> None:
         for item in value:
             _open_all(item, vault, unreadable)
     elif isinstance(value, dict):
-        if isinstance(envelope := value.pop("envelope", None), Mapping):
+        if "envelope" in value:
+            envelope = value.pop("envelope")
             text = vault.open(envelope) if vault is not None else None
             # Masked without a masked form is not what was sealed; the whole text must not show in its place.
             body = text and (text.masked if value.get("masked") else text.body)
             value["body"], value["unreadable"] = body, body is None
             if body is None:
-                unreadable.add(envelope.get("keyVersion"))
+                unreadable.add(envelope.get("keyVersion") if isinstance(envelope, dict) else None)
         for item in value.values():
             _open_all(item, vault, unreadable)
 

@@ -318,8 +318,8 @@ class TestAnswers:
         shown = opened(self.message(vault, envelope=stored(vault)), have)
         assert shown == self.message(vault, body=None, unreadable=True)
 
-    def test_no_envelope(self, vault: Vault) -> None:
-        assert opened(self.message(vault, envelope=None), vault) == self.message(vault)
+    def test_lost_envelope(self, vault: Vault) -> None:
+        assert opened(self.message(vault, envelope=None), vault) == self.message(vault, unreadable=True)
 
     def test_the_log_names_the_key_and_nothing_else(self, vault: Vault, tmp_path: Any) -> None:
         with (tmp_path / "log").open("wb", buffering=0) as stream:
