@@ -238,7 +238,7 @@ begin
         update private.moderation_items as i
         set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
         where i.message_id = p_message_id and i.status = 'open';
-        return jsonb_build_object('message', private.pending_json(v_pending) || jsonb_build_object(
+        return jsonb_build_object('message', private.pending_json(v_pending) - 'envelope' || jsonb_build_object(
             'state', 'deleted', 'body', null, 'deletedAt', private.iso_time(clock_timestamp())
         ));
     end if;
@@ -295,6 +295,12 @@ begin
     return jsonb_build_object('versions', coalesce((
         select jsonb_agg(
             jsonb_build_object('version', t.version, 'body', t.body, 'createdAt', private.iso_time(t.created_at))
+            || case
+                when v_message.is_sensitive then jsonb_build_object(
+                    'masked', v_message.is_masked, 'envelope', private.envelope_json(p_message_id)
+                )
+                else '{}'
+            end
             order by t.version
         )
         from (
