@@ -1215,7 +1215,7 @@ begin
         update private.moderation_items as i
         set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
         where i.message_id = p_message_id and i.status = 'open';
-        return jsonb_build_object('message', private.pending_json(v_pending) || jsonb_build_object(
+        return jsonb_build_object('message', private.pending_json(v_pending) - 'envelope' || jsonb_build_object(
             'state', 'deleted', 'body', null, 'deletedAt', private.iso_time(clock_timestamp())
         ));
     end if;
@@ -1854,7 +1854,7 @@ begin
     if v_item.message_id is not null then
         v_message := private.desk_message(v_item.message_id);
     end if;
-    if v_message -> 'sensitive' = 'true' then
+    if v_message #>> '{original,envelope}' is not null then
         -- A sealed text never changes, but a rotation of keys renews its envelope, and not the copy in the evidence.
         v_renewed := jsonb_build_object('original', v_message -> 'original');
     end if;
@@ -1987,6 +1987,16 @@ begin
             from private.moderation_rules as r
             where r.is_enabled and r.kind in ('term', 'pattern', 'link', 'contact')
         ), '[]'::jsonb),
+        'words', (
+            select jsonb_object_agg(t.kind, t.words)
+            from (
+                select
+                    w.kind,
+                    array_agg(w.word order by w.word) as words
+                from private.moderation_words as w
+                group by w.kind
+            ) as t
+        ),
         'lexicon', (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l),
         'letters', (
             select jsonb_object_agg(t.fold, t.letters)
@@ -2049,7 +2059,7 @@ declare
     v_folded constant text := private.moderation_fold(p_text);
 begin
     return
-        v_folded ~ (select s.hosts_hint from private.moderation_state as s)
+        v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint')
         and (select true = any(h.is_links) from private.moderation_hosts(v_folded) as h);
 end;
 $$;
@@ -2875,6 +2885,7 @@ declare
     v_rule private.moderation_rules;
     v_caught uuid[] := '{}';
     v_pattern text;
+    v_hints text[];
     v_contacts integer[] := '{}';
     v_hosts text[] := '{}';
     v_is_links boolean[];
@@ -2894,8 +2905,8 @@ begin
             then array[private.moderation_fold(private.normalize_text(v_rule.pattern))] else '{}' end;
     end if;
 
-    if v_state.has_terms then
-        v_caught := private.moderation_term_rules(v_folded, v_state.disguised, p_rule_id);
+    if v_state.has_terms or v_state.has_contact then
+        select s.caught, s.hints into v_caught, v_hints from private.moderation_scan(v_folded, p_rule_id) as s;
     end if;
     foreach v_pattern in array v_state.patterns loop
         if v_folded ~ v_pattern then
@@ -2908,8 +2919,8 @@ begin
             );
         end if;
     end loop;
-    if v_state.has_contact and not p_contact_allowed and v_folded ~ v_state.contact_hint then
-        v_contacts := private.moderation_contacts(v_folded);
+    if v_state.has_contact and not p_contact_allowed then
+        v_contacts := private.moderation_contacts(v_folded, v_hints);
         if v_contacts <> '{}' then
             v_caught := v_caught || array(
                 select r.id
@@ -2918,7 +2929,7 @@ begin
             );
         end if;
     end if;
-    if v_state.has_link and v_folded ~ v_state.hosts_hint then
+    if v_state.has_link and v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint') then
         select h.hosts, h.is_links, h.spans into v_hosts, v_is_links, v_host_spans from private.moderation_hosts(v_folded) as h;
         if v_hosts <> '{}' then
             v_caught := v_caught || array(
@@ -2961,7 +2972,7 @@ begin
             if v_rule.kind = 'link' then
                 v_is_meant := private.moderation_host_matches(v_rule, v_hosts, v_is_links);
             end if;
-            v_found := private.moderation_word_spans(v_folded, v_rule, v_host_spans, v_is_meant, v_state.disguised);
+            v_found := private.moderation_word_spans(v_folded, v_rule, v_host_spans, v_is_meant);
         end if;
         v_spans := v_spans || case when v_found = '{}' then array[1, char_length(v_folded) + 1] else v_found end;
     end loop;
@@ -4096,6 +4107,12 @@ begin
     return jsonb_build_object('versions', coalesce((
         select jsonb_agg(
             jsonb_build_object('version', t.version, 'body', t.body, 'createdAt', private.iso_time(t.created_at))
+            || case
+                when v_message.is_sensitive then jsonb_build_object(
+                    'masked', v_message.is_masked, 'envelope', private.envelope_json(p_message_id)
+                )
+                else '{}'
+            end
             order by t.version
         )
         from (
@@ -4291,19 +4308,11 @@ $$;
 
 COMMENT ON FUNCTION private.moderation_collapse(p_text text) IS 'Every run of one and the same Latin letter as one letter.';
 
-CREATE FUNCTION private.moderation_contacts(p_folded text) RETURNS integer[]
+CREATE FUNCTION private.moderation_contacts(p_folded text, p_hints text[]) RETURNS integer[]
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
-    AS $_$
+    AS $$
 declare
-    c constant jsonb := (
-        select jsonb_object_agg(l.name, l.pattern)
-        from private.moderation_lexicon as l
-        where l.name in (
-            'email', 'email_hint', 'local', 'no_local', 'number', 'number_hint', 'spoken_number', 'digit_word', 'counting',
-            'dates_before', 'dates_after', 'handle_hint'
-        )
-    );
     v_found integer[];
     v_spans integer[] := '{}';
     v_hit text;
@@ -4311,59 +4320,75 @@ declare
     v_start integer;
     v_finish integer;
 begin
-    if p_folded ~ (c ->> 'email_hint') then
-        v_found := private.moderation_spans(p_folded, c ->> 'email');
+    if strpos(p_folded, '@') > 0 then
+        v_spans := private.moderation_spans(p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'email'));
+    end if;
+    -- With signs and dots written out or set apart.
+    if
+        ('provider' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, ' com') > 0))
+        or ('dot' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, '@') > 0))
+        or p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_at')
+    then
+        v_found := private.moderation_spans(
+            p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_email')
+        );
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
-            continue when v_hit !~ '^[^ @]+@[^ @]+$' and (
-                substring(v_hit from '^' || (c ->> 'local')) ~ (c ->> 'no_local')
-                or substr(p_folded, v_found[i + 1], 1) ~ '[a-z0-9]'
+            continue when substr(p_folded, v_found[i + 1], 1) ~ '[a-z0-9]' or exists (
+                select 1
+                from private.moderation_words as w
+                where w.kind = 'no_local' and w.word = substring(
+                    v_hit from '^' || (select l.pattern from private.moderation_lexicon as l where l.name = 'local')
+                ) collate "C"
             );
             v_spans := v_spans || v_found[i] || v_found[i + 1];
         end loop;
     end if;
-    if p_folded ~ (c ->> 'number_hint') then
-        v_found := private.moderation_spans(p_folded, c ->> 'number');
+    if p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'six_digits') then
+        v_found := private.moderation_spans(p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'number'));
         for i in 1..cardinality(v_found) by 2 loop
             v_start := v_found[i];
             v_finish := v_found[i + 1];
             v_hit := substr(p_folded, v_start, v_finish - v_start);
-            v_part := substring(v_hit from c ->> 'dates_before');
+            v_part := substring(v_hit from (select l.pattern from private.moderation_lexicon as l where l.name = 'dates_before'));
             if v_part is not null then
                 v_start := v_start + char_length(v_part);
+                v_hit := substr(p_folded, v_start, v_finish - v_start);
             end if;
-            v_hit := substr(p_folded, v_start, v_finish - v_start);
-            v_part := substring(v_hit from c ->> 'dates_after');
+            v_part := substring(v_hit from (select l.pattern from private.moderation_lexicon as l where l.name = 'dates_after'));
             if v_part is not null then
                 v_finish := v_finish - char_length(v_part);
                 v_hit := substr(p_folded, v_start, v_finish - v_start);
             end if;
-            if
-                private.moderation_is_phone(
-                    v_hit,
-                    -- What is masked already says nothing about what follows it.
-                    regexp_replace(substr(p_folded, greatest(1, v_start - 50), v_start - greatest(1, v_start - 50)), '^.*•', ''),
-                    substr(p_folded, v_finish, 20)
-                )
-            then
+            if private.moderation_is_phone(
+                v_hit, substr(p_folded, greatest(1, v_start - 50), v_start - greatest(1, v_start - 50)), substr(p_folded, v_finish, 20)
+            ) then
                 v_spans := v_spans || v_start || v_finish;
             end if;
         end loop;
-        v_found := private.moderation_spans(p_folded, c ->> 'spoken_number');
+    end if;
+    if cardinality(array_positions(p_hints, 'digit')) >= 3 then
+        v_spans := v_spans || private.moderation_spoken_numbers(p_folded);
+    end if;
+    if 'cjk_number' = any(p_hints) then
+        v_found := private.moderation_spans(
+            p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'cjk_number')
+        );
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
-            continue when v_hit ~ (c ->> 'counting') or regexp_count(v_hit, c ->> 'digit_word') < 3;
-            v_spans := v_spans || v_found[i] || v_found[i + 1];
+            if v_hit !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'counting') then
+                v_spans := v_spans || v_found[i] || v_found[i + 1];
+            end if;
         end loop;
     end if;
-    if p_folded ~ (c ->> 'handle_hint') then
-        v_spans := v_spans || private.moderation_handles(p_folded);
+    if 'messenger' = any(p_hints) or strpos(p_folded, '/') > 0 or strpos(p_folded, 'skype:') > 0 then
+        v_spans := v_spans || private.moderation_handles(p_folded, 'messenger' = any(p_hints));
     end if;
     return v_spans;
 end;
-$_$;
+$$;
 
-COMMENT ON FUNCTION private.moderation_contacts(p_folded text) IS 'Where a folded text has contact details: first and one past the last place of each, in any order, perhaps overlapping.';
+COMMENT ON FUNCTION private.moderation_contacts(p_folded text, p_hints text[]) IS 'Where a folded text has contact details: first and one past the last place of each, in any order, perhaps overlapping. p_hints: the kinds of its words, from private.moderation_scan.';
 
 CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
@@ -4393,14 +4418,15 @@ declare
     c_contraction constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'contraction');
     c_elision constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'elision');
     c_gaps constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'gaps');
-    c_is_short constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'is_short');
-    c_mixed constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'mixed');
     c_one_stop constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'one_stop');
     c_before constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_before');
     c_after constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_after');
     c_arabic constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'arabic_beginning');
     c_korean constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'korean_ending');
-    v_text constant text := regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g');
+    v_text constant text := case
+        when strpos(p_folded, '''') = 0 then p_folded
+        else regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g')
+    end;
     v_forms text[] := '{}';
     v_spoken text[] := '{}';
     v_leet text[];
@@ -4419,10 +4445,13 @@ begin
         if char_length(v_token) > 1 then
             v_token := rtrim(ltrim(v_token, '(+'), '!+(|');
         end if;
-        v_leet := case when v_token ~ c_mixed then private.moderation_leet(v_token) else '{}' end;
+        v_leet := case
+            when translate(v_token, '0123456789@$€£¥|!+(', '') = v_token then '{}' else private.moderation_leet(v_token)
+        end;
         v_forms := v_forms || v_leet;
         v_spoken := v_spoken || coalesce(v_leet[1], v_token);
-        v_is_short := char_length(v_token) <= 2 and v_token ~ c_is_short;
+        v_is_short := char_length(v_token) <= 2
+            and exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'short');
         if (v_is_short or v_before_is_short) and v_before <> '' and char_length(v_before) + char_length(v_token) between 4 and 40 then
             v_forms := v_forms || (v_before || v_token) || private.moderation_leet(v_before || v_token);
         end if;
@@ -4463,15 +4492,17 @@ begin
         where t.token ~ '[!-/:-`{-~•¤]' and char_length(t.token) <= 100
     loop
         v_joined := regexp_replace(v_token, c_gaps, '', 'g');
-        continue when v_joined = v_token and v_joined !~ '[!+(|]';
+        continue when v_joined = v_token and translate(v_joined, '!+(|', '') = v_joined;
         v_parts := regexp_match(v_token, c_one_stop);
         continue when v_parts is not null and char_length(v_parts[1]) > 1 and char_length(v_parts[2]) > 1
-            and v_parts[1] !~ c_is_short and v_parts[2] !~ c_is_short;
+            and not exists (
+                select 1 from private.moderation_words as w where w.word = any(v_parts collate "C") and w.kind = 'short'
+            );
         v_forms := v_forms || v_joined || private.moderation_leet(v_joined) || translate(v_joined, '!+(|', '');
     end loop;
 
     -- Words with an article or an ending that is written together with them.
-    if p_folded ~ '[ء-ي가-힣]' then
+    if octet_length(p_folded) > char_length(p_folded) and p_folded ~ '[ء-ي가-힣]' then
         foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
             v_forms := v_forms || regexp_replace(v_token, c_arabic, '') || regexp_replace(v_token, c_korean, '');
         end loop;
@@ -4483,7 +4514,7 @@ $_$;
 
 COMMENT ON FUNCTION private.moderation_forms(p_folded text) IS 'What the disguised words of a folded text may be: leetspeak, spelled and broken words, words in two pieces; last, the whole text in plain words with one space between them.';
 
-CREATE FUNCTION private.moderation_handles(p_folded text) RETURNS integer[]
+CREATE FUNCTION private.moderation_handles(p_folded text, p_has_messenger boolean) RETURNS integer[]
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $_$
@@ -4499,9 +4530,13 @@ declare
     v_after text;
     v_start integer;
 begin
-    foreach v_kind in array array[
-        'at_handle', 'named_handle', 'odd_named_handle', 'asked_handle', 'discord_tag', 'invited', 'invitation'
-    ] loop
+    -- Without the name of a messenger only an address can lead to one. Few expressions for each text: Postgres keeps 32 compiled.
+    foreach v_kind in array
+        case when p_has_messenger then array['named_handle', 'odd_named_handle', 'asked_handle', 'invited'] else '{}' end
+        || case when p_has_messenger and strpos(p_folded, '@') > 0 then array['at_handle'] else '{}' end
+        || case when p_has_messenger and strpos(p_folded, '#') > 0 then array['discord_tag'] else '{}' end
+        || case when strpos(p_folded, '/') > 0 or strpos(p_folded, '?') > 0 then array['invitation'] else '{}' end
+    loop
         v_found := private.moderation_spans(p_folded, c ->> v_kind);
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
@@ -4525,7 +4560,9 @@ begin
                 v_name := coalesce(v_name, v_hit);
                 v_start := v_found[i] + char_length(v_hit) - char_length(v_name);
             end if;
-            continue when v_kind <> 'invited' and ltrim(v_name, '@ ') ~ (c ->> 'no_handle');
+            continue when v_kind <> 'invited' and exists (
+                select 1 from private.moderation_words as w where w.word = ltrim(v_name, '@ ') collate "C" and w.kind = 'plain'
+            );
             continue when v_kind = 'named_handle' and v_after ~ (c ->> 'sentence_goes_on') and v_after !~ (c ->> 'sentence_may_go_on');
             continue when v_kind = 'odd_named_handle' and (char_length(v_name) < 5 or v_name ~ (c ->> 'tech_word'));
             v_spans := v_spans || v_start || v_start + char_length(v_name);
@@ -4535,7 +4572,7 @@ begin
 end;
 $_$;
 
-COMMENT ON FUNCTION private.moderation_handles(p_folded text) IS 'Where a folded text names somebody on a messenger, links or invites there.';
+COMMENT ON FUNCTION private.moderation_handles(p_folded text, p_has_messenger boolean) IS 'Where a folded text names somebody on a messenger, links or invites there.';
 
 CREATE TABLE private.moderation_rules (
     id uuid DEFAULT private.uuid_v7() NOT NULL,
@@ -4597,8 +4634,11 @@ begin
             select
                 h.is_link,
                 h.place,
-                exists (select 1 from unnest(v_domains) as d (domain) where right('.' || h.host, char_length(d.domain) + 1) = '.' || d.domain)
-                as is_named
+                exists (
+                    select 1
+                    from unnest(v_domains) as d (domain)
+                    where right('.' || h.host, char_length(d.domain) + 1) = '.' || d.domain
+                ) as is_named
             from unnest(p_hosts, p_is_links) with ordinality as h (host, is_link, place)
         ) as t
         order by t.place
@@ -4670,13 +4710,19 @@ COMMENT ON FUNCTION private.moderation_hosts(p_folded text, OUT hosts text[], OU
 CREATE FUNCTION private.moderation_is_phone(p_run text, p_before text, p_after text) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $_$
 declare
     v_run constant text := translate(p_run, 'ol', '01');
     v_digits constant text := regexp_replace(v_run, '[^0-9]+', '', 'g');
     v_groups constant text := btrim(regexp_replace(v_run, '[^0-9]+', ' ', 'g'));
     v_count constant integer := char_length(v_digits);
-    v_is_called boolean;
+    v_is_called boolean := false;
+    v_words text[];
+    v_kinds text[];
+    v_line text;
     c jsonb;
 begin
     if
@@ -4696,12 +4742,39 @@ begin
     end if;
     c := (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l where l.place between 84 and 99);
     if
-        p_after ~ (c ->> 'counted') or p_before ~ (c ->> 'money_before') or v_run ~ (c ->> 'dates') or v_run ~ (c ->> 'address')
-        or v_run ~ (c ->> 'decimal') or v_groups ~ (c ->> 'years') or p_before ~ (c ->> 'identified')
+        p_after ~ '^ ?[€£¥¤$%]' or p_before ~ (c ->> 'money_before') or v_run ~ (c ->> 'no_phone')
+        or exists (
+            select 1
+            from private.moderation_words as w
+            where w.kind = 'unit' and w.word = substring(p_after from '^ ?([^\n -/:-`{-~€£¥•¤]+)') collate "C"
+        )
+        or p_before ~ (c ->> 'identified_anywhere')
     then
         return false;
     end if;
-    v_is_called := p_before ~ (c ->> 'call');
+    -- The words before, from the nearest on: what the number is of, if they say so.
+    v_line := regexp_replace(p_before, '^.*[\n•]', '');
+    v_words := regexp_split_to_array(v_line, '[\n -/:-`{-~€£¥•¤]+');
+    for i in reverse cardinality(v_words)..greatest(1, cardinality(v_words) - 7) loop
+        continue when v_words[i] = '';
+        v_kinds := array(select w.kind from private.moderation_words as w where w.word = v_words[i] collate "C");
+        if 'call' = any(v_kinds) then
+            v_is_called := true;
+        elsif 'identifier' = any(v_kinds) and not v_is_called then
+            return false;
+        end if;
+        exit when v_is_called;
+        -- Beyond other words only a call counts, not the number of something.
+        if not 'between' = any(v_kinds) then
+            v_is_called := exists (
+                select 1
+                from private.moderation_words as w
+                where w.kind = 'call' and w.word = any(v_words[greatest(1, i - 5):i])
+            );
+            exit;
+        end if;
+    end loop;
+    v_is_called := v_is_called or v_line ~ (c ->> 'call_anywhere');
     if v_run ~ (c ->> 'thousands') and not v_is_called then
         return false;
     end if;
@@ -4895,6 +4968,145 @@ $$;
 
 COMMENT ON FUNCTION private.moderation_revision() IS 'Rises with every change of a rule.';
 
+CREATE FUNCTION private.moderation_scan(p_folded text, p_rule_id uuid, OUT caught uuid[], OUT hints text[]) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $_$
+declare
+    c_n constant text := '[\n -/:-`{-~€£¥•¤]+';
+    v_words text[] := regexp_split_to_array(p_folded, c_n);
+    v_forms text[];
+    v_plain text;
+    v_spoken text;
+    v_stretched text[];
+    v_collapsed text[];
+    v_more uuid[];
+begin
+    -- One look at every word: a term or the first word of one, and what the engine itself knows.
+    select
+        array_agg(f.rule_id) filter (where f.rule_id is not null and not f.is_phrase),
+        array_agg(f.kind) filter (where f.kind is not null),
+        array_agg(f.rule_id) filter (where f.is_phrase)
+    into caught, hints, v_more
+    from unnest(v_words) as w (word)
+    cross join lateral (
+        select
+            t.rule_id,
+            t.is_phrase,
+            null as kind
+        from private.moderation_terms as t
+        where t.first_word = w.word collate "C" and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+        union all
+        select
+            null as rule_id,
+            false as is_phrase,
+            k.kind
+        from private.moderation_words as k
+        where k.word = w.word collate "C"
+    ) as f;
+    caught := coalesce(caught, '{}');
+    hints := coalesce(hints, '{}');
+    if v_more is not null then
+        v_plain := ' ' || array_to_string(v_words, ' ') || ' ';
+        caught := caught || array(
+            select t.rule_id
+            from unnest(v_words) as w (word)
+            inner join private.moderation_terms as t on w.word collate "C" = t.first_word
+            where t.is_phrase and t.rule_id = any(v_more) and strpos(v_plain, ' ' || t.term || ' ') > 0
+        );
+    end if;
+
+    if
+        octet_length(p_folded) = char_length(p_folded)
+        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'broken')
+        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
+        and 'short' <> all(hints)
+        and cardinality(array_positions(hints, 'single')) < 3
+    then
+        return;
+    end if;
+    v_forms := private.moderation_forms(p_folded);
+    v_spoken := ' ' || v_forms[cardinality(v_forms)] || ' ';
+    v_forms := v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
+    caught := caught || array(
+        select t.rule_id
+        from unnest(v_forms) as w (word)
+        inner join private.moderation_terms as t on w.word collate "C" = t.first_word
+        where
+            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+            and (not t.is_phrase or strpos(v_spoken, ' ' || t.term || ' ') > 0)
+    );
+
+    -- Stretched words: no letter of the term may be missing in the word.
+    v_stretched := array(
+        select distinct w.word
+        from unnest(v_words || v_forms) as w (word)
+        where
+            char_length(w.word) between 4 and 400
+            and w.word ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
+    );
+    if v_stretched <> '{}' then
+        v_collapsed := string_to_array(private.moderation_collapse(array_to_string(v_stretched, ' ')), ' ');
+        caught := caught || array(
+            select t.rule_id
+            from unnest(v_stretched, v_collapsed) as w (word, collapsed)
+            inner join private.moderation_terms as t on w.collapsed collate "C" = t.collapsed
+            where
+                case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and t.term ~ '^[a-z]{3,}$'
+                and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$')
+        );
+    end if;
+
+    -- Words with stars in them.
+    if translate(p_folded, '*#%', '') <> p_folded then
+        caught := caught || array(
+            select t.rule_id
+            from (
+                select translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%', '___') as likeness
+                from regexp_split_to_table(p_folded, '[ \n]+') as c (token)
+                where
+                    btrim(c.token, '"''.,;:?!()[]{}<>-_~/')
+                    ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'starred')
+            ) as w
+            inner join private.moderation_terms as t on t.term like w.likeness
+            where
+                case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and not t.is_phrase
+                and char_length(w.likeness) >= 4
+                and 2 * char_length(replace(w.likeness, '_', '')) >= char_length(w.likeness)
+        );
+    end if;
+
+    -- Scripts without spaces.
+    if octet_length(p_folded) > char_length(p_folded) then
+        v_plain := array_to_string(v_words, '');
+        caught := caught || array(
+            select t.rule_id
+            from private.moderation_terms as t
+            where
+                t.is_anywhere
+                and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and strpos(v_plain, replace(t.term, ' ', '')) > 0
+        );
+        if
+            p_folded ~ '[ぁ-힣ก-๿]'
+            and p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'messenger_anywhere')
+        then
+            hints := hints || 'messenger'::text;
+        end if;
+        if p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'cjk_number') then
+            hints := hints || 'cjk_number'::text;
+        end if;
+    end if;
+end;
+$_$;
+
+COMMENT ON FUNCTION private.moderation_scan(p_folded text, p_rule_id uuid, OUT caught uuid[], OUT hints text[]) IS 'The rules (enabled, or the one given) of which a term is in a folded text, perhaps several times, and the kinds of the words in it that the engine knows.';
+
 CREATE FUNCTION private.moderation_spans(p_folded text, p_pattern text) RETURNS integer[]
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
@@ -4925,91 +5137,57 @@ $$;
 
 COMMENT ON FUNCTION private.moderation_spans(p_folded text, p_pattern text) IS 'Where the pattern matches: first and one past the last place of each match, from 1. It has no capturing group, or one around all.';
 
-CREATE FUNCTION private.moderation_term_rules(p_folded text, p_disguised text, p_rule_id uuid) RETURNS uuid[]
+CREATE FUNCTION private.moderation_spoken_numbers(p_folded text) RETURNS integer[]
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $_$
 declare
-    c_stretched constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched');
-    c_starred constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'starred');
-    v_plain constant text := translate(p_folded, E'\n!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~€£¥•¤''', repeat(' ', 37));
-    v_words text[] := string_to_array(v_plain, ' ');
-    v_forms text[];
-    v_spoken text := '';
-    v_stretched text[];
-    v_collapsed text[];
-    v_caught uuid[];
-    v_more uuid[];
-    v_anywhere text;
+    v_tokens constant integer[] := private.moderation_spans(p_folded, '[^\n -/:-`{-~€£¥•¤]+');
+    v_spans integer[] := '{}';
+    v_token text;
+    v_is_word boolean;
+    v_words integer := 0;
+    v_digits integer := 0;
+    v_start integer;
+    v_finish integer := 0;
 begin
-    if p_folded ~ p_disguised then
-        v_forms := private.moderation_forms(p_folded);
-        v_spoken := v_forms[cardinality(v_forms)];
-        v_words := v_words || v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
-    end if;
-    select array_agg(distinct t.rule_id) into v_caught
-    from private.moderation_terms as t
-    where
-        t.first_word = any(v_words)
-        and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-        and (
-            not t.is_phrase
-            or strpos(' ' || regexp_replace(v_plain, ' +', ' ', 'g') || ' ', ' ' || t.term || ' ') > 0
-            or strpos(' ' || v_spoken || ' ', ' ' || t.term || ' ') > 0
-        );
-    if v_forms is null then
-        return coalesce(v_caught, '{}');
-    end if;
-
-    -- Stretched words: no letter of the term may be missing in the word.
-    v_stretched := array(select distinct w.word from unnest(v_words) as w (word) where w.word ~ c_stretched);
-    if v_stretched <> '{}' then
-        v_collapsed := string_to_array(private.moderation_collapse(array_to_string(v_stretched, ' ')), ' ');
-        select array_agg(distinct t.rule_id) into v_more
-        from unnest(v_stretched, v_collapsed) as w (word, collapsed)
-        inner join private.moderation_terms as t on w.collapsed = t.collapsed
-        where
-            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and t.term ~ '^[a-z]{3,}$'
-            and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$');
-        v_caught := v_caught || v_more;
-    end if;
-
-    -- Words with stars in them.
-    if p_folded ~ '[a-z][*#%]+[a-z]' then
-        select array_agg(distinct t.rule_id) into v_more
-        from (
-            select translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%', '___') as likeness
-            from regexp_split_to_table(p_folded, '[ \n]+') as c (token)
-            where btrim(c.token, '"''.,;:?!()[]{}<>-_~/') ~ c_starred
-        ) as w
-        inner join private.moderation_terms as t on t.term like w.likeness
-        where
-            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and not t.is_phrase
-            and char_length(w.likeness) >= 4
-            and 2 * char_length(replace(w.likeness, '_', '')) >= char_length(w.likeness);
-        v_caught := v_caught || v_more;
-    end if;
-
-    -- Scripts without spaces.
-    if octet_length(p_folded) > char_length(p_folded) then
-        v_anywhere := replace(v_plain, ' ', '');
-        select array_agg(distinct t.rule_id) into v_more
-        from private.moderation_terms as t
-        where
-            t.is_anywhere
-            and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and strpos(v_anywhere, replace(t.term, ' ', '')) > 0;
-        v_caught := v_caught || v_more;
-    end if;
-    return coalesce(v_caught, '{}');
+    for i in 1..cardinality(v_tokens) + 1 by 2 loop
+        v_token := case when i < cardinality(v_tokens) then substr(p_folded, v_tokens[i], v_tokens[i + 1] - v_tokens[i]) else '' end;
+        v_is_word := exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'digit');
+        if (v_is_word or v_token ~ '^[0-9]{1,4}$') and (v_words + v_digits = 0 or v_tokens[i] - v_finish <= 3) then
+            if v_words + v_digits = 0 then
+                v_start := v_tokens[i];
+            end if;
+            v_words := v_words + v_is_word::integer;
+            v_digits := v_digits + case when v_is_word then 0 else char_length(v_token) end;
+            v_finish := v_tokens[i + 1];
+            continue;
+        end if;
+        -- Seven digits of which three are words, and not somebody counting.
+        if
+            v_words >= 3 and v_words + v_digits between 7 and 16
+            and substr(p_folded, v_start, v_finish - v_start)
+            !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'counting')
+        then
+            v_spans := v_spans || v_start || v_finish;
+        end if;
+        v_words := v_is_word::integer;
+        v_digits := case when v_token ~ '^[0-9]{1,4}$' then char_length(v_token) else 0 end;
+        if v_words + v_digits > 0 then
+            v_start := v_tokens[i];
+            v_finish := v_tokens[i + 1];
+        end if;
+    end loop;
+    return v_spans;
 end;
 $_$;
 
-COMMENT ON FUNCTION private.moderation_term_rules(p_folded text, p_disguised text, p_rule_id uuid) IS 'The rules (enabled, or the one given) of which a term is in a folded text; an id may come twice. p_disguised is of the lexicon.';
+COMMENT ON FUNCTION private.moderation_spoken_numbers(p_folded text) IS 'Where a folded text spells seven or more digits, at least three of them as words.';
 
-CREATE FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[], p_disguised text) RETURNS integer[]
+CREATE FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[]) RETURNS integer[]
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
@@ -5021,9 +5199,7 @@ begin
     for i in 1..cardinality(v_words) by 2 loop
         if p_rule.kind = 'term' then
             if
-                private.moderation_term_rules(
-                    substr(p_folded, v_words[i], v_words[i + 1] - v_words[i]), p_disguised, p_rule.id
-                ) <> '{}'
+                (private.moderation_scan(substr(p_folded, v_words[i], v_words[i + 1] - v_words[i]), p_rule.id)).caught <> '{}'
             then
                 v_spans := v_spans || v_words[i] || v_words[i + 1];
             end if;
@@ -5044,7 +5220,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[], p_disguised text) IS 'The words of a folded text in which a term rule finds a term, or a link rule a host name it is about.';
+COMMENT ON FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[]) IS 'The words of a folded text in which a term rule finds a term, or a link rule a host name it is about.';
 
 CREATE FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) RETURNS bigint
     LANGUAGE plpgsql
@@ -5853,6 +6029,78 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) IS 'Writes another text to a visible message of a locked conversation, as the verdict lets it be read, or null to delete it, and keeps the one before.';
+
+CREATE FUNCTION private.replay_rule(p_name text, p_since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_limit integer DEFAULT 1000) RETURNS TABLE(message_id uuid, conversation_id uuid, from_user_id uuid, created_at timestamp with time zone, body text, masked_body text, looked_at_count bigint, caught_count bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    c_batch constant integer := 1000;
+    v_rule private.moderation_rules;
+    v_at timestamptz := 'infinity';
+    v_id uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    v_looked_at bigint := 0;
+    v_caught bigint := 0;
+    v_in_batch integer;
+    v private.judgement;
+    r record;
+begin
+    select t.* into v_rule from private.moderation_rules as t where t.name = p_name;
+    if not found then
+        raise no_data_found using message = format('there is no moderation rule %L', p_name);
+    end if;
+    if v_rule.kind not in ('term', 'pattern', 'link', 'contact') then
+        raise invalid_parameter_value using
+            message = format('moderation rule %L looks at conduct, which past messages alone do not tell', p_name);
+    end if;
+    loop
+        v_in_batch := 0;
+        for r in
+            select
+                m.id,
+                m.conversation_id,
+                m.from_user_id,
+                m.created_at,
+                coalesce((select o.body from private.originals as o where o.message_id = m.id), m.body) as body
+            from public.messages as m
+            where (m.created_at, m.id) < (v_at, v_id) and m.created_at >= p_since
+            order by m.created_at desc, m.id desc
+            limit least(c_batch, p_limit - v_looked_at)
+        loop
+            v_in_batch := v_in_batch + 1;
+            v_looked_at := v_looked_at + 1;
+            v_at := r.created_at;
+            v_id := r.id;
+            continue when r.body is null;
+            v := private.judge_with(r.body, false, v_rule.id);
+            if v.action <> 'allow' then
+                v_caught := v_caught + 1;
+                message_id := r.id;
+                conversation_id := r.conversation_id;
+                from_user_id := r.from_user_id;
+                created_at := r.created_at;
+                body := r.body;
+                masked_body := v.masked_body;
+                return next;
+            end if;
+        end loop;
+        exit when v_in_batch = 0 or v_looked_at >= p_limit;
+    end loop;
+    -- The last row tells the totals.
+    message_id := null;
+    conversation_id := null;
+    from_user_id := null;
+    created_at := null;
+    body := null;
+    masked_body := null;
+    looked_at_count := v_looked_at;
+    caught_count := v_caught;
+    return next;
+end;
+$$;
+
+COMMENT ON FUNCTION private.replay_rule(p_name text, p_since timestamp with time zone, p_limit integer) IS 'What this rule, enabled or not, would have caught among the newest p_limit messages since p_since, newest first; the last row has the totals in looked_at_count and caught_count. Masked messages are judged by their original text; contact as if it were not allowed. Nothing is changed. To try a rule: insert it with is_enabled = false, select * from private.replay_rule(''its name''), correct it with update, then update it to is_enabled = true.';
 
 CREATE TABLE private.reports (
     id uuid DEFAULT private.uuid_v7() NOT NULL,
@@ -7432,7 +7680,7 @@ CREATE FUNCTION public.get_moderation_rules() RETURNS jsonb
     SET search_path TO ''
     RETURN private.get_moderation_rules();
 
-COMMENT ON FUNCTION public.get_moderation_rules() IS 'For the service alone: {revision, rules, lexicon, letters}: the enabled rules on texts with what they need (folded terms, expressions, folded letters), to judge sensitive texts that the database may not see. About 100 kB; ask again when the revision has risen.';
+COMMENT ON FUNCTION public.get_moderation_rules() IS 'For the service alone: {revision, rules, words, lexicon, letters}: the enabled rules on texts with what they need (folded terms, known words, expressions, folded letters), to judge sensitive texts that the database may not see. About 140 kB; ask again when the revision has risen.';
 
 CREATE FUNCTION public.get_profile() RETURNS jsonb
     LANGUAGE sql STABLE
@@ -7892,9 +8140,6 @@ CREATE TABLE private.moderation_state (
     has_contact boolean DEFAULT false NOT NULL,
     has_link boolean DEFAULT false NOT NULL,
     patterns text[] DEFAULT '{}'::text[] NOT NULL,
-    disguised text DEFAULT ''::text NOT NULL,
-    contact_hint text DEFAULT ''::text NOT NULL,
-    hosts_hint text DEFAULT ''::text NOT NULL,
     CONSTRAINT moderation_state_is_only_row_check CHECK (is_only_row)
 );
 
@@ -7911,12 +8156,6 @@ COMMENT ON COLUMN private.moderation_state.has_contact IS 'Whether a rule of kin
 COMMENT ON COLUMN private.moderation_state.has_link IS 'Whether a rule of kind link is enabled.';
 
 COMMENT ON COLUMN private.moderation_state.patterns IS 'The enabled patterns joined into few alternations: Postgres keeps only 32 compiled expressions for each connection.';
-
-COMMENT ON COLUMN private.moderation_state.disguised IS 'As in the lexicon: a text that has more than plain words.';
-
-COMMENT ON COLUMN private.moderation_state.contact_hint IS 'As in the lexicon: a text in which contact details are worth looking for.';
-
-COMMENT ON COLUMN private.moderation_state.hosts_hint IS 'As in the lexicon: a text in which host names are worth looking for.';
 
 CREATE TABLE private.moderation_terms (
     rule_id uuid NOT NULL,
@@ -7943,6 +8182,17 @@ COMMENT ON COLUMN private.moderation_terms.is_phrase IS 'Whether it has more tha
 COMMENT ON COLUMN private.moderation_terms.is_anywhere IS 'Whether its script has no spaces, so that it may stand inside a run of letters.';
 
 COMMENT ON COLUMN private.moderation_terms.is_enabled IS 'As its rule.';
+
+CREATE TABLE private.moderation_words (
+    word text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL
+);
+
+COMMENT ON TABLE private.moderation_words IS 'Words the engine itself knows, folded: they say which expressions are worth trying and what a number or name is.';
+
+COMMENT ON COLUMN private.moderation_words.word IS 'Folded.';
+
+COMMENT ON COLUMN private.moderation_words.kind IS 'messenger; provider (of e-mail); at; dot; digit; call (a telephone number follows); identifier (a number of something else follows); between (may stand between these and the number); unit; plain (no name of a person); no_local (no name before an @); short (part of a word in pieces); single (one letter).';
 
 CREATE TABLE private.moderators (
     user_id uuid NOT NULL,
@@ -8137,6 +8387,9 @@ ALTER TABLE ONLY private.moderation_state
 
 ALTER TABLE ONLY private.moderation_terms
     ADD CONSTRAINT moderation_terms_pkey PRIMARY KEY (rule_id, term);
+
+ALTER TABLE ONLY private.moderation_words
+    ADD CONSTRAINT moderation_words_pkey PRIMARY KEY (word, kind);
 
 ALTER TABLE ONLY private.moderators
     ADD CONSTRAINT moderators_pkey PRIMARY KEY (user_id);
@@ -8537,13 +8790,13 @@ GRANT ALL ON FUNCTION private.moderate_restore_message(p_message_id uuid, p_note
 
 REVOKE ALL ON FUNCTION private.moderation_collapse(p_text text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.moderation_contacts(p_folded text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.moderation_contacts(p_folded text, p_hints text[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.moderation_fold(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.moderation_forms(p_folded text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.moderation_handles(p_folded text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.moderation_handles(p_folded text, p_has_messenger boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.moderation_host_matches(p_rule private.moderation_rules, p_hosts text[], p_is_links boolean[]) FROM PUBLIC;
 
@@ -8559,11 +8812,13 @@ REVOKE ALL ON FUNCTION private.moderation_punycode(p_host text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.moderation_revision() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.moderation_scan(p_folded text, p_rule_id uuid, OUT caught uuid[], OUT hints text[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.moderation_spans(p_folded text, p_pattern text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.moderation_term_rules(p_folded text, p_disguised text, p_rule_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.moderation_spoken_numbers(p_folded text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[], p_disguised text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.moderation_word_spans(p_folded text, p_rule private.moderation_rules, p_host_spans integer[], p_is_meant boolean[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.move_heads(p_user_ids uuid[], p_floor bigint) FROM PUBLIC;
 
@@ -8632,6 +8887,8 @@ REVOKE ALL ON FUNCTION private.reopen_item(p_item_id uuid, p_decision text) FROM
 REVOKE ALL ON FUNCTION private.reopen_pending(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.replace_body(p_message public.messages, p_body text, p_verdict private.judgement) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.replay_rule(p_name text, p_since timestamp with time zone, p_limit integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.report_json(p_report private.reports) FROM PUBLIC;
 

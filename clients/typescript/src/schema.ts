@@ -1016,6 +1016,11 @@ export interface components {
             /** @default null */
             gigId?: string | null;
             /**
+             * @description True: the text is encrypted before it is stored. Members read it through this API as ever; the database, its backups, Realtime events and direct readers never have it. It cannot be edited.
+             * @default false
+             */
+            sensitive?: boolean;
+            /**
              * @description Makes a retry safe: the same id is never a second message. `Idempotency-Key` is its alias.
              * @default null
              */
@@ -1095,7 +1100,8 @@ export interface components {
         Version: {
             /** @description 1 is the text as it was sent. */
             version: number;
-            body: string;
+            /** @description Null when it is sensitive and cannot be opened. */
+            body: string | null;
             /**
              * Format: date-time
              * @description UTC, to the microsecond.
@@ -2014,6 +2020,27 @@ export interface components {
                 };
             };
         };
+        /** @description `sensitive_unavailable`: Sensitive messages cannot be sent. or `upstream_unavailable`: The data API is not available. */
+        SensitiveUnavailableOrUpstreamUnavailable: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                "Retry-After": components["headers"]["Retry-After"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 503;
+                    /** @enum {unknown} */
+                    code?: "sensitive_unavailable" | "upstream_unavailable";
+                };
+            };
+        };
         /** @description `conflict`: Something else changed at the same time. or `message_deleted`: The message was deleted. */
         ConflictOrMessageDeleted: {
             headers: {
@@ -2305,6 +2332,7 @@ export type ResponseNotAGroupOrTextRejected = components['responses']['NotAGroup
 export type ResponseGroupFullOrNotAGroup = components['responses']['GroupFullOrNotAGroup'];
 export type ResponseNotAGroup = components['responses']['NotAGroup'];
 export type ResponseMessageRejectedOrRecipientMismatch = components['responses']['MessageRejectedOrRecipientMismatch'];
+export type ResponseSensitiveUnavailableOrUpstreamUnavailable = components['responses']['SensitiveUnavailableOrUpstreamUnavailable'];
 export type ResponseConflictOrMessageDeleted = components['responses']['ConflictOrMessageDeleted'];
 export type ResponseEditWindowClosedOrMessageRejectedOrMessageSensitive = components['responses']['EditWindowClosedOrMessageRejectedOrMessageSensitive'];
 export type ResponseConflictOrMessageDeletedOrUndoNotPossible = components['responses']['ConflictOrMessageDeletedOrUndoNotPossible'];
@@ -2976,7 +3004,7 @@ export interface operations {
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             502: components["responses"]["UpstreamInvalid"];
-            503: components["responses"]["UpstreamUnavailable"];
+            503: components["responses"]["SensitiveUnavailableOrUpstreamUnavailable"];
             504: components["responses"]["UpstreamTimeout"];
         };
     };
