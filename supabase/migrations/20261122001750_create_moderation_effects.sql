@@ -212,6 +212,8 @@ begin
     if v_message.state is distinct from 'hidden' then
         return false;
     end if;
+    -- Somebody has looked: what the classifier was still to say does not hide it once more.
+    delete from private.classifier_jobs as j where j.message_id = p_message_id;
     if v_message.is_sensitive then
         perform private.show_message(v_message, null, 'visible', v_message.is_masked);
         return true;
