@@ -184,7 +184,7 @@ class TestVerifying:
 
 class TestDigests:
     def test_the_current_key_comes_first(self, sql, masters, about, revision):
-        both = Vault([MessageKey(2, b"\x02" * 32), *masters])
+        both = Vault([MessageKey(999, b"\x02" * 32), *masters])
         sql.execute(keys.registration(both))
         digests = "select private.sealed_digests(%s, private.verify_envelope(%s, %s, %s, %s, %s, %s))"
         where, elsewhere = uuid.uuid4(), uuid.uuid4()
@@ -195,7 +195,7 @@ class TestDigests:
         before, during = of(Vault(masters), where), of(both, where)
         assert (len(before), len(during)) == (1, 2)
         assert during[1:] == before
-        assert during[0] == of(Vault([MessageKey(2, b"\x02" * 32)]), where)[0]
+        assert during[0] == of(Vault([MessageKey(999, b"\x02" * 32)]), where)[0]
         assert not set(during) & set(of(both, elsewhere))
 
 
