@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from app import log, moderation
 from app.moderation import Judgement, Rules
@@ -33,6 +33,7 @@ class Sealer:
         self._rules: Rules | None = None
         self._fetched_s = 0.0
         self._fetching = asyncio.Lock()
+        self._judging = asyncio.Lock()
 
     async def envelope(self, about: About, body: str) -> dict[str, Any]:
         """The p_envelope for a text.
@@ -43,13 +44,16 @@ class Sealer:
         if self._vault is None or not self._has_secret_key:
             raise unavailable("MESSAGE_KEYS or SUPABASE_SECRET_KEY is missing")
         rules = await self._current_rules()
+        # A long text made for it takes a tenth of a second: not on the loop, and never more than one at a time.
+        async with self._judging:
+            judged = await asyncio.to_thread(_judged, body, rules)
         return self._vault.signed(
             about,
             body,
-            _verdict(moderation.judge(body, rules, False)),
-            _verdict(moderation.judge(body, rules, True)),
-            text_digest=moderation.text_digest(body, rules),
-            has_link=moderation.has_link(body, rules),
+            judged.verdict,
+            judged.verdict_if_contact_allowed,
+            text_digest=judged.text_digest,
+            has_link=judged.has_link,
             rules_revision=rules.revision,
         )
 
@@ -68,6 +72,25 @@ class Sealer:
                     raise
                 self._rules, self._fetched_s = Rules.parse(told), time.monotonic()
             return self._rules
+
+
+class _Judged(NamedTuple):
+    verdict: Verdict
+    verdict_if_contact_allowed: Verdict
+    text_digest: int | None
+    has_link: bool
+
+
+def _judged(body: str, rules: Rules) -> _Judged:
+    judgement = if_allowed = moderation.judge(body, rules, False)
+    if any(rule["kind"] == "contact" for rule in judgement.rules):
+        if_allowed = moderation.judge(body, rules, True)
+    return _Judged(
+        _verdict(judgement),
+        _verdict(if_allowed),
+        moderation.text_digest(body, rules),
+        moderation.has_link(body, rules),
+    )
 
 
 def _verdict(judgement: Judgement) -> Verdict:
