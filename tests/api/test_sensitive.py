@@ -20,6 +20,7 @@ from app.vault import About, Vault, Verdict, base64_of
 from stack.dataapi import READY_S, answers
 from stack.processes import Process, free_port
 from tests.live.device import Device
+from tests.sql.desk import appoint
 
 SEND = "/api/messages/send"
 ALLOW = Verdict("allow", None, None, [])
@@ -546,3 +547,42 @@ class TestModeration:
         ada, text = person(), f"A very special offer, today only {secret()}"
         found = [seal(ada, text, toUserId=person().id).status_code for _ in range(10)]
         assert found == [201] * 9 + [202]
+
+
+class TestModerators:
+    """They judge the whole text, also when it is masked, held or gone meanwhile."""
+
+    @pytest.fixture
+    def reads(self, person: Any, db: Any, http: Any) -> Callable[[Any], str]:
+        """`reads(author)`: what the desk shows about this person's one open case."""
+        mo = person("Mo")
+        appoint(db, mo.id)
+
+        def ask(author: Any) -> str:
+            queue = http.get(f"/api/moderation/queue?userId={author.id}", headers=mo.headers).json()["items"]
+            item = http.get(f"/api/moderation/items/{queue[0]['id']}", headers=mo.headers)
+            assert item.status_code == 200, item.text
+            assert "ciphertext" not in item.text
+            return str(item.text)
+
+        return ask
+
+    def test_a_report(self, person: Any, seal: Any, http: Any, reads: Any, db: Any) -> None:
+        ada, ben, hidden = person(), person(), word()
+        message = seal(ada, f"{hidden} or ada.moreau@example.com", toUserId=ben.id).json()["message"]
+        report = {"reason": "scam", "note": "Look at it"}
+        path = f"/api/messages/{message['id']}"
+        assert http.post(f"{path}/report", headers=ben.headers, json=report).status_code == 201
+        for _ in range(2):
+            shown = reads(ada)
+            assert hidden in shown
+            assert "ada.moreau@example.com" in shown
+            http.delete(path, headers=ada.headers)
+        assert tables_with(db, hidden) == set()
+
+    def test_a_held_message(self, person: Any, seal: Any, reads: Any, db: Any) -> None:
+        ada, hidden = person(), word()
+        text = f"See https://example.org/{hidden}"  # a link in a first message of a new account
+        assert seal(ada, text, toUserId=person().id).status_code == 202
+        assert hidden in reads(ada)
+        assert tables_with(db, hidden) == set()
