@@ -5,7 +5,7 @@
 --            (new conversations only), the conversation, heads by user id, members, the recipient's pace row.
 -- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid, jsonb);
 --            drop function private.send_message(text, uuid, uuid, uuid, uuid, jsonb);
---            drop function private.judge_send(text, private.sealed, boolean);
+--            drop function private.lock_for_send(uuid, uuid); drop function private.judge_send(text, private.sealed, boolean);
 --            drop function private.request_digests(uuid, text, private.sealed);
 --            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
 --            drop function private.insert_message(public.conversations, private.pending_messages);
@@ -305,6 +305,38 @@ comment on function private.judge_send(text, private.sealed, boolean) is
 'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
 revoke all on function private.judge_send(text, private.sealed, boolean) from public, anon, authenticated, service_role;
 
+create function private.lock_for_send(p_me uuid, p_conversation_id uuid)
+returns public.conversations
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_conversation public.conversations;
+begin
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = p_conversation_id
+    for no key update;
+    if v_conversation.kind = 'direct' then
+        if private.is_blocked_pair(v_conversation.direct_low, v_conversation.direct_high) then
+            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+        end if;
+    elsif not exists (
+        select 1
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = p_me and m.left_at is null
+    ) then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    return v_conversation;
+end;
+$$;
+comment on function private.lock_for_send(uuid, uuid) is
+'Locks a conversation and asks again what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 '
+'recipient_unavailable, PT404 not_found.';
+revoke all on function private.lock_for_send(uuid, uuid) from public, anon, authenticated, service_role;
+
 create function private.send_message(
     p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb
 )
@@ -427,6 +459,11 @@ begin
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
 
+        -- Under the lock, which a block, the end of a membership and the permission of contact details take as well.
+        if v_conversation_id is not null then
+            v_conversation := private.lock_for_send(v_me, v_conversation_id);
+        end if;
+
         -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
         v_now := clock_timestamp();
         v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0 and not exists (
@@ -456,27 +493,12 @@ begin
 
         if v_conversation_id is null then
             v_conversation_id := private.open_direct(v_me, v_other, p_gig_id, v_settings);
-        end if;
-        select c.* into v_conversation
-        from public.conversations as c
-        where c.id = v_conversation_id
-        for no key update;
-        -- Asked again under the lock, which a block and the end of a membership take as well.
-        if v_other is null then
-            perform 1
-            from public.conversation_members as m
-            where m.conversation_id = v_conversation_id and m.user_id = v_me and m.left_at is null;
-            if not found then
-                raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
-            end if;
-        elsif private.is_blocked_pair(v_me, v_other) then
-            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+            v_conversation := private.lock_for_send(v_me, v_conversation_id);
         end if;
         v_message.conversation_id := v_conversation_id;
         v_message.created_at := v_now;
         v_message.warning := case when v_verdict.action = 'warn' then v_verdict.label end;
-        -- Contact may have been allowed, or no longer, while we waited for the lock.
-        v_message.masked_body := case when v_conversation.contact_allowed_at is null then v_verdict.masked_body end;
+        v_message.masked_body := v_verdict.masked_body;
 
         insert into private.send_keys (from_user_id, client_message_id, request_digest, message_id)
         values (

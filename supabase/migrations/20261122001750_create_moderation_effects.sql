@@ -52,8 +52,13 @@ begin
     if not found then
         return 'gone';
     end if;
-    if v_conversation.contact_allowed_at is not null then
-        v_pending.masked_body := null;
+    -- Masked by the rules as they are when others read it first. What is sealed was masked for its contact details.
+    if v_pending.is_sensitive then
+        v_pending.masked_body := case when v_conversation.contact_allowed_at is null then v_pending.masked_body end;
+    else
+        v_pending.masked_body := (
+            private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
+        ).masked_body;
     end if;
     perform private.insert_message(v_conversation, v_pending);
     return 'released';
@@ -220,7 +225,11 @@ begin
     end if;
     select o.body into v_body from private.originals as o where o.message_id = p_message_id;
     if v_message.is_masked then
-        v_masked := (private.judge_text(v_body, false)).masked_body;
+        v_masked := (private.judge_text(v_body, (
+            select c.contact_allowed_at is not null
+            from public.conversations as c
+            where c.id = v_message.conversation_id
+        ))).masked_body;
     end if;
     if v_masked is null then
         delete from private.originals as o where o.message_id = p_message_id;
@@ -245,6 +254,7 @@ declare
     v_conversation public.conversations;
     v_message public.messages;
     v_body text;
+    v_masked text;
     v_count integer := 0;
 begin
     select c.* into v_conversation
@@ -270,11 +280,19 @@ begin
             order by m.seq desc
             limit 500
         loop
-            v_body := null;
-            if v_message.state = 'visible' then
-                delete from private.originals as o where o.message_id = v_message.id returning o.body into v_body;
+            -- What other rules cover stays covered; of what is hidden the text waits for being shown again.
+            select o.body into v_body from private.originals as o where o.message_id = v_message.id;
+            v_masked := case
+                when not v_message.is_sensitive then (private.judge_text(v_body, true)).masked_body
+            end;
+            continue when v_masked is not null and v_masked is not distinct from v_message.body;
+            if v_message.state = 'visible' and v_masked is null then
+                delete from private.originals as o where o.message_id = v_message.id;
             end if;
-            perform private.show_message(v_message, v_body, v_message.state, false);
+            perform private.show_message(
+                v_message, case when v_message.state = 'visible' then coalesce(v_masked, v_body) end, v_message.state,
+                v_masked is not null
+            );
             v_count := v_count + 1;
         end loop;
     end if;

@@ -158,6 +158,22 @@ class TestMask:
         db.execute("select private.allow_contact(%s, false)", [first])
         assert call(db, ada.id, "send_message", body=CONTACT, conversation_id=first)["message"]["masked"]
 
+    def test_what_other_rules_cover_stays_covered(self, db, pair):
+        ada, ben = pair
+        with rule(db, "covered", "term", "mask", terms=["zorgon"]):
+            sent = call(db, ada.id, "send_message", body=f"zorgon, {CONTACT}", to_user_id=ben.id)
+            room, message = sent["conversation"]["id"], sent["message"]
+            assert "zorgon" not in message["body"] and "2345" not in message["body"]
+            db.execute("select private.allow_contact(%s, true)", [room])
+            read = call(db, ben.id, "list_messages", conversation_id=room)["messages"][0]
+            assert read["masked"] and "zorgon" not in read["body"] and read["body"].endswith(CONTACT)
+            assert one(db, "select private.allow_contact(%s, true)", room)[0]["unmaskedCount"] == 0
+            later = call(db, ada.id, "send_message", body=f"zorgon, {CONTACT}", conversation_id=room)["message"]
+            assert later["body"] == read["body"]
+            db.execute("select private.hide_message(%s)", [message["id"]])
+            db.execute("select private.restore_message(%s)", [message["id"]])
+            assert call(db, ben.id, "list_messages", conversation_id=room)["messages"][0]["body"] == read["body"]
+
     def test_a_replay_and_an_edit_go_by_what_was_written(self, db, pair):
         ada, ben = pair
         key = uuid.uuid4()
