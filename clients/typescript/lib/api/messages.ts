@@ -35,6 +35,7 @@ export const sync: Client["sync"] = (...given) => theirs().sync(...given);
 export const markDelivered: Client["markDelivered"] = (...given) => theirs().markDelivered(...given);
 export const setTyping: Client["setTyping"] = (...given) => theirs().setTyping(...given);
 export const unreadCounts: Client["unreadCounts"] = (...given) => theirs().unreadCounts(...given);
+export const getLimits: Client["getLimits"] = (...given) => theirs().getLimits(...given);
 export const reportMessage: Client["reportMessage"] = (...given) => theirs().reportMessage(...given);
 export const reportUser: Client["reportUser"] = (...given) => theirs().reportUser(...given);
 export const listModerationQueue: Client["listModerationQueue"] = (...given) => theirs().listModerationQueue(...given);
