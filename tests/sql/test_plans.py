@@ -7,6 +7,7 @@ import uuid
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.sql.desk import appoint
 from tests.sql.rpc import acting, call
 
 GROWING = ("messages", "conversations", "conversation_members", "profiles", "send_keys", "heads", "paces",
@@ -59,6 +60,8 @@ def sequential_scans(conn):
 
 def test_no_function_scans_a_growing_table(crowd):
     conn, busy, quiet, room, other_room, message = crowd
+    moderator = conn.execute("select md5('person2000')::uuid::text").fetchone()[0]
+    appoint(conn, moderator)
     conn.execute("set plan_cache_mode = force_generic_plan")
     before = sequential_scans(conn)
     for person, place in ((busy, room), (quiet, other_room)):
@@ -81,6 +84,14 @@ def test_no_function_scans_a_growing_table(crowd):
         made = call(conn, person, "create_group", title="x", member_ids=[busy, quiet])["conversation"]["id"]
         sent = call(conn, person, "send_message", body="x", conversation_id=made)["message"]["id"]
         call(conn, person, "edit_message", message_id=sent, body="y")
+        other = quiet if person == busy else busy
+        call(conn, other, "report_message", message_id=sent, reason="spam")
+        call(conn, other, "report_user", user_id=person, reason="spam")
+        for item in call(conn, moderator, "list_moderation_queue", user_id=person)["items"]:
+            call(conn, moderator, "get_moderation_item", item_id=item["id"])
+            call(conn, moderator, "decide_moderation_item", item_id=item["id"], decision="dismiss")
+        hidden = call(conn, moderator, "moderate_hide_message", message_id=sent, note="x")["action"]["id"]
+        call(conn, moderator, "undo_moderation_action", action_id=hidden)
         call(conn, person, "message_history", message_id=sent)
         call(conn, person, "delete_message", message_id=sent)
         call(conn, person, "remove_member", conversation_id=made, user_id=person)
@@ -89,6 +100,62 @@ def test_no_function_scans_a_growing_table(crowd):
     conn.execute("reset plan_cache_mode")
     after = sequential_scans(conn)
     assert after == before
+
+
+def test_the_desk_scans_none_of_its_tables(crowd):
+    """6,000 items with reports, decisions and sanctions, most of them over."""
+    conn = crowd[0]
+    moderator = conn.execute("select md5('person2001')::uuid::text").fetchone()[0]
+    appoint(conn, moderator)
+    conn.execute(
+        """
+        insert into private.moderation_items (id, kind, status, user_id, conversation_id, message_id, decided_at, decision)
+        select md5('item' || m.id)::uuid, 'message_report', case when m.seq = 1 and m.i % 25 = 0 then 'open' else 'decided' end,
+               m.from_user_id, m.conversation_id, m.id, case when m.seq = 1 and m.i % 25 = 0 then null else now() + m.i * interval '1 s' end,
+               case when m.seq = 1 and m.i % 25 = 0 then null else 'dismiss' end
+        from (select t.*, row_number() over (order by t.seq, t.id) as i from public.messages as t where t.seq <= 2) as m;
+        insert into private.reports (item_id, reporter_id, kind, message_id, user_id, reason, evidence, status, closed_at)
+        select i.id, md5('person1')::uuid, 'message', i.message_id, i.user_id, 'spam', '{}',
+               case i.status when 'open' then 'open' else 'closed' end, i.decided_at
+        from private.moderation_items as i where i.message_id is not null and i.user_id <> md5('person1')::uuid;
+        insert into private.moderation_actions (moderator_id, action, item_id, user_id, message_id)
+        select md5('person2')::uuid, 'dismiss', i.id, i.user_id, i.message_id from private.moderation_items as i;
+        insert into private.sanctions (user_id, kind, reason, lifted_at) select i.user_id, 'mute', 'x', now()
+        from private.moderation_items as i;
+        insert into private.verdicts (user_id, message_id, action, rules, body) select i.user_id, i.message_id, 'warn', '[]', 'x'
+        from private.moderation_items as i;
+        """
+    )
+    tables = ["moderation_items", "reports", "moderation_actions", "sanctions", "verdicts"]
+    for table in tables:
+        conn.execute(f"vacuum analyze private.{table}")
+
+    def scans():
+        conn.execute("select pg_stat_force_next_flush()")
+        query = "select relname, seq_scan from pg_stat_all_tables where relname = any(%s) and schemaname = 'private'"
+        return dict(conn.execute(query, [tables]).fetchall())
+
+    before = scans()
+    opened = call(conn, moderator, "list_moderation_queue", limit=5)["items"][-1]
+    person = opened["user"]["id"]
+    for asked in ({"user_id": person}, {"status": "decided"}, {"status": "decided", "user_id": person}):
+        assert call(conn, moderator, "list_moderation_queue", limit=3, **asked)["items"]
+    assert call(conn, moderator, "get_moderation_item", item_id=opened["id"])["sanctions"]
+    decided = call(conn, moderator, "decide_moderation_item", item_id=opened["id"], decision="dismiss")["action"]
+    call(conn, moderator, "undo_moderation_action", action_id=decided["id"])
+    given = call(conn, moderator, "sanction_user", user_id=person, kind="suspend", duration_s=60, reason="x")
+    call(conn, moderator, "lift_sanction", sanction_id=given["sanction"]["id"])
+    for asked in ({}, {"user_id": person}, {"item_id": opened["id"]}):
+        assert call(conn, moderator, "list_moderation_actions", limit=3, **asked)["actions"]
+    call(conn, moderator, "moderate_hide_message", message_id=opened["messageId"], note="x")
+    reporter = conn.execute(
+        "select user_id::text from public.conversation_members where conversation_id = %s and user_id <> %s limit 1",
+        [opened["conversationId"], conn.execute(
+            "select from_user_id from public.messages where id = %s", [opened["messageId"]]
+        ).fetchone()[0]],
+    ).fetchone()[0]  # fmt: skip
+    call(conn, reporter, "report_message", message_id=opened["messageId"], reason="spam")
+    assert scans() == before
 
 
 @pytest.mark.parametrize(
