@@ -53,7 +53,7 @@ def mod(db: Any, person: Any) -> Any:
 def case(person: Any, send: Any, http: Any, desk: Any, mod: Any) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
     """Ada wrote to Ben, who reported it: both, the message and the item."""
     ada, ben = person("Ada"), person("Ben")
-    message = send(ada, "Pay me outside", toUserId=ben.id).json()["message"]
+    message = send(ada, "See you on Friday", toUserId=ben.id).json()["message"]
     body = {"reason": "scam", "note": "Wants my card"}
     assert http.post(f"/api/messages/{message['id']}/report", headers=ben.headers, json=body).status_code == 201
     return ada, ben, message, desk(mod, "GET", f"/queue?userId={ada.id}").json()["items"][0]
@@ -123,7 +123,7 @@ def test_from_the_queue_to_a_decision_and_back(case: Any, mod: Any, desk: Any, h
     ada, ben, message, item = case
     assert (item["kind"], item["user"]["displayName"], item["reportCount"]) == ("message_report", "Ada", 1)
     seen = desk(mod, "GET", f"/items/{item['id']}").json()
-    assert seen["message"]["original"]["body"] == "Pay me outside"
+    assert seen["message"]["original"]["body"] == "See you on Friday"
     assert (seen["reports"][0]["reporter"]["id"], seen["reports"][0]["note"]) == (ben.id, "Wants my card")
 
     def text() -> Any:
@@ -133,12 +133,12 @@ def test_from_the_queue_to_a_decision_and_back(case: Any, mod: Any, desk: Any, h
     decided = desk(mod, "POST", f"/items/{item['id']}/decide", {"decision": "hide", "note": "Scam"})
     assert decided.status_code == 200 and decided.json()["item"]["decision"] == "hide"
     assert text() is None
-    assert desk(mod, "GET", f"/items/{item['id']}").json()["message"]["original"]["body"] == "Pay me outside"
+    assert desk(mod, "GET", f"/items/{item['id']}").json()["message"]["original"]["body"] == "See you on Friday"
     assert desk(mod, "GET", f"/queue?userId={ada.id}").json()["items"] == []
     assert desk(mod, "GET", f"/queue?userId={ada.id}&status=decided").json()["items"] == [decided.json()["item"]]
     undone = desk(mod, "POST", f"/actions/{decided.json()['action']['id']}/undo", {"note": "No"})
     assert undone.status_code == 200 and undone.json()["action"]["undoes"] == decided.json()["action"]["id"]
-    assert text() == "Pay me outside"
+    assert text() == "See you on Friday"
     log = desk(mod, "GET", f"/actions?userId={ada.id}&limit=2").json()
     assert [line["action"] for line in log["actions"]] == ["restore", "hide"]
     rest = desk(mod, "GET", f"/actions?userId={ada.id}&limit=2&cursor={log['nextCursor']}").json()

@@ -24,7 +24,7 @@ def report(http: Any) -> Any:
 @pytest.fixture
 def talk(person: Any, send: Any) -> tuple[Any, Any, dict[str, Any]]:
     ada, ben = person("Ada"), person("Ben")
-    return ada, ben, send(ada, "Pay me outside", toUserId=ben.id).json()["message"]
+    return ada, ben, send(ada, "See you on Friday", toUserId=ben.id).json()["message"]
 
 
 def test_a_message_and_a_person(talk: Any, report: Any) -> None:

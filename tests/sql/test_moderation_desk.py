@@ -47,7 +47,7 @@ class Case:
 
     def __init__(self, db, ann, bob):
         self.db, self.ann, self.bob = db, ann, bob
-        self.message = call(db, ann.id, "send_message", body="Pay me outside", to_user_id=bob.id)["message"]
+        self.message = call(db, ann.id, "send_message", body="See you on Friday", to_user_id=bob.id)["message"]
         self.room = self.message["conversationId"]
         self.report()
 
@@ -220,11 +220,11 @@ class TestItem:
         message = seen["message"]
         assert (message["state"], message["body"]) == ("hidden", None)
         assert message["original"] == {"body": "third", "unreadable": False}
-        assert [v["body"] for v in message["versions"]] == ["Pay me outside", "second"]
+        assert [v["body"] for v in message["versions"]] == ["See you on Friday", "second"]
         assert [(m["seq"], m["original"]["body"]) for m in seen["context"]] == [(n + 2, f"{n}") for n in range(10)]
         report = seen["reports"][0]
         assert (report["reporter"]["id"], report["reason"], report["note"]) == (case.bob.id, "scam", None)
-        assert report["evidence"]["body"] == "Pay me outside"
+        assert report["evidence"]["body"] == "See you on Friday"
         assert [(v["action"], v["body"]) for v in seen["verdicts"]] == [("reject", "bad")]
         assert seen["sanctions"] == [sanctioned["sanction"]]
         assert [a["action"] for a in seen["actions"]] == ["hide", "mute"]
@@ -248,7 +248,7 @@ class TestItem:
         assert (message["id"], message["seq"], message["state"]) == (case.held_id, 0, "pending")
         assert message["original"] == {"body": "Call me", "unreadable": False}
         assert message["sender"]["displayName"] == "Ann" and message["versions"] == []
-        assert [m["original"]["body"] for m in seen["context"]] == ["Pay me outside", "before", "after"]
+        assert [m["original"]["body"] for m in seen["context"]] == ["See you on Friday", "before", "after"]
 
     def test_a_person_without_a_message(self, db, case, mod):
         call(db, case.bob.id, "report_user", user_id=case.ann.id, reason="impersonation")
@@ -334,11 +334,11 @@ class TestDecide:
     def test_release_delivers_a_held_message(self, db, case, mod):
         answer = decide(db, mod, case.held(), "release")
         assert answer["item"]["decision"] == "release"
-        assert case.seen_by(case.bob) == [(1, "visible", "Pay me outside"), (2, "visible", "Call me")]
+        assert case.seen_by(case.bob) == [(1, "visible", "See you on Friday"), (2, "visible", "Call me")]
 
     def test_reject_keeps_it_from_ever_arriving(self, db, case, mod):
         decide(db, mod, case.held(), "reject", "No")
-        assert case.seen_by(case.bob) == [(1, "visible", "Pay me outside")]
+        assert case.seen_by(case.bob) == [(1, "visible", "See you on Friday")]
         assert (
             case.scalar("select state from private.pending_messages where message_id = %s", case.held_id) == "rejected"
         )
@@ -489,7 +489,7 @@ class TestMessages:
         assert case.seen_by(case.bob) == [(1, "hidden", None)]
         assert moderate(mod, "hide") == hidden and moderate(admin, "hide") == hidden
         restored = moderate(admin, "restore")
-        assert case.seen_by(case.bob) == [(1, "visible", "Pay me outside")]
+        assert case.seen_by(case.bob) == [(1, "visible", "See you on Friday")]
         assert moderate(mod, "restore") == restored
         assert [a["action"] for a in log(db, mod, user_id=case.ann.id)] == ["restore", "hide"]
 
@@ -519,7 +519,7 @@ class TestUndo:
         undone = undo(db, mod, hidden, "my mistake")
         assert (undone["action"], undone["undoes"], undone["note"]) == ("restore", hidden["id"], "my mistake")
         assert undone["details"] == {"reopened": True}
-        assert case.seen_by(case.bob) == [(1, "visible", "Pay me outside")]
+        assert case.seen_by(case.bob) == [(1, "visible", "See you on Friday")]
         assert call(db, case.bob.id, "unread_counts")["messages"] == 1
         assert [i["id"] for i in queue(db, mod, user_id=case.ann.id)] == [str(case.item)]
         assert case.scalar("select status from private.reports where item_id = %s", case.item) == "open"

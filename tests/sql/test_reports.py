@@ -14,7 +14,7 @@ from tests.sql.test_guarantees import together
 @pytest.fixture
 def talk(db, new_person):
     ann, bob = new_person("Ann"), new_person("Bob")
-    sent = call(db, ann.id, "send_message", body="Pay me outside", to_user_id=bob.id)
+    sent = call(db, ann.id, "send_message", body="See you on Friday", to_user_id=bob.id)
     return ann, bob, sent["message"]
 
 
@@ -73,15 +73,15 @@ class TestMessage:
         ann, bob, message = talk
         for number in range(12):
             call(db, bob.id, "send_message", body=f"{number}", conversation_id=message["conversationId"])
-        call(db, ann.id, "edit_message", message_id=message["id"], body="Pay me elsewhere")
+        call(db, ann.id, "edit_message", message_id=message["id"], body="See you on Monday")
         evidence = row(db, report(db, bob, message))["evidence"]
         call(db, ann.id, "edit_message", message_id=message["id"], body="Nothing")
         call(db, ann.id, "delete_message", message_id=message["id"])
         call(db, ann.id, "update_profile", changes=Jsonb({"displayName": "Somebody else"}))
         assert row(db, report(db, bob, message))["evidence"] == evidence
-        assert evidence["body"] == "Pay me elsewhere" and evidence["state"] == "visible"
-        assert evidence["original"] == {"body": "Pay me elsewhere", "unreadable": False}
-        assert [(v["version"], v["body"]) for v in evidence["versions"]] == [(1, "Pay me outside")]
+        assert evidence["body"] == "See you on Monday" and evidence["state"] == "visible"
+        assert evidence["original"] == {"body": "See you on Monday", "unreadable": False}
+        assert [(v["version"], v["body"]) for v in evidence["versions"]] == [(1, "See you on Friday")]
         assert (evidence["fromUserId"], evidence["toUserId"], evidence["senderName"]) == (ann.id, bob.id, "Ann")
         assert evidence["createdAt"] == message["createdAt"] and evidence["editedAt"]
         assert [around["seq"] for around in evidence["around"]] == list(range(2, 12))
@@ -113,7 +113,7 @@ class TestMessage:
         ann, bob, message = talk
         call(db, ann.id, "delete_message", message_id=message["id"])
         evidence = row(db, report(db, bob, message))["evidence"]
-        assert evidence["state"] == "deleted" and evidence["versions"][0]["body"] == "Pay me outside"
+        assert evidence["state"] == "deleted" and evidence["versions"][0]["body"] == "See you on Friday"
 
     def test_only_what_one_may_read(self, db, new_person, talk):
         ann, bob, message = talk

@@ -81,7 +81,7 @@ test("editMessage, messageHistory and deleteMessage", async () => {
 });
 
 test("reportMessage and reportUser", async () => {
-  const { message } = await bob.client.sendMessage({ conversationId: talk.id, body: "Pay me outside" });
+  const { message } = await bob.client.sendMessage({ conversationId: talk.id, body: "See you on Friday" });
   const { report } = await ann.client.reportMessage(message.id, { reason: "scam", note: "Wants my card" });
   assert.deepEqual([report.kind, report.userId, report.status], ["message", bob.id, "open"]);
   assert.equal((await ann.client.reportMessage(message.id, { reason: "spam" })).report.id, report.id);
