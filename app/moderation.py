@@ -125,9 +125,7 @@ class Rules:
     def __getitem__(self, name: str) -> Any:
         """An expression of the lexicon, compiled at its first use."""
         if name not in self._cache:
-            # Repeated letters need back references, which RE2 does not have.
-            compiled = re.compile if name == "stretched" else _compiled
-            self._cache[name] = compiled(self.patterns[name])
+            self._cache[name] = _compiled(self.patterns[name])
         return self._cache[name]
 
     def is_a(self, word: str, kind: str) -> bool:
@@ -296,27 +294,29 @@ def _scan(folded: str, rules: Rules, only: Rule | None) -> tuple[list[Rule], lis
                     caught.append(rule)
 
     look_up(words, f" {' '.join(words)} ")
-    if (
-        folded.isascii()
-        and not rules["broken"].search(folded)
-        and not rules["stretched"].search(folded)
-        and "short" not in hints
-        and hints.count("single") < 3
-    ):
-        return caught, hints
-    forms, spoken = _forms(folded, rules)
-    spoken = f" {spoken} "
-    forms += spoken.split(" ")
-    look_up(forms, spoken)
+    is_disguised = (
+        not folded.isascii() or bool(rules["broken"].search(folded)) or "short" in hints or hints.count("single") >= 3
+    )
+    known = set(words)
+    if is_disguised:
+        forms, spoken = _forms(folded, rules)
+        spoken = f" {spoken} "
+        forms += spoken.split(" ")
+        look_up(forms, spoken)
+        known.update(forms)
 
-    for word in {word for word in (*words, *forms) if 4 <= len(word) <= 400 and rules["stretched"].search(word)}:
-        for term, rule in rules.by_collapsed.get(_collapse(word), ()):
-            if (
-                (only is None or rule is only)
-                and re.fullmatch("[a-z]{3,}", term)
-                and re2.fullmatch("".join(f"{letter}+" for letter in term), word)
-            ):
-                caught.append(rule)
+    for word in known:
+        collapsed = _collapse(word)
+        if len(collapsed) + 2 <= len(word) <= 400:
+            for term, rule in rules.by_collapsed.get(collapsed, ()):
+                if (
+                    (only is None or rule is only)
+                    and re.fullmatch("[a-z]{3,}", term)
+                    and re2.fullmatch("".join(f"{letter}+" for letter in term), word)
+                ):
+                    caught.append(rule)
+    if not is_disguised:
+        return caught, hints
 
     if any(star in folded for star in "*#%"):
         for chunk in re.split("[ \n]+", folded):
@@ -486,6 +486,8 @@ def _contacts(folded: str, hints: list[str], rules: Rules) -> Spans:
             spans.append((start, end))
     if rules["six_digits"].search(folded):
         for start, end in _spans(folded, rules["number"]):
+            if re.match("[a-z]", folded[end : end + 1]) and folded[end - 1] in "ol":
+                end = start + len(folded[start:end].rstrip("ol ().-/_*~"))
             dates = rules["dates_before"].search(folded[start:end])
             if dates:
                 start += dates.end()

@@ -680,7 +680,6 @@ begin
     (12, 'sign', '[!-/:-`{-~€£¥•¤]'),
     -- What makes a text worth a second look for words in disguise.
     (20, 'broken', '{l}{sign}+{l}|[a-z][0-9$@€£¥|]|[0-9$@€£¥|!][a-z]'),
-    (21, 'stretched', '([a-z])\1(?:\1|[a-z]*([a-z])\2)'),
     (25, 'gaps', '[\n "#%-'')*,-/:-?[-`{}~•¤]+'),
     (26, 'contraction', '''(?:s|t|d|m|re|ll|ve|em)({n}|$)'),
     (27, 'elision', '(^|{n})(?:l|d|j|m|n|s|t|c|o|y|qu)'''),
@@ -850,13 +849,17 @@ set search_path = ''
 as $$
 declare
     v_text text := p_text;
-    v_letter text;
+    v_before text;
 begin
-    -- Halving instead of a back reference: the longest run costs its logarithm.
-    foreach v_letter in array string_to_array('abcdefghijklmnopqrstuvwxyz', null) loop
-        while position(v_letter || v_letter in v_text) > 0 loop
-            v_text := replace(v_text, v_letter || v_letter, v_letter);
-        end loop;
+    -- Halving instead of a back reference, whose cost nothing bounds: the longest run costs its logarithm.
+    loop
+        v_before := v_text;
+        v_text :=
+            replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
+            replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(v_text, 'aa', 'a'), 'bb', 'b'), 'cc', 'c'), 'dd', 'd'), 'ee', 'e'), 'ff', 'f'), 'gg', 'g'),
+            'hh', 'h'), 'ii', 'i'), 'jj', 'j'), 'kk', 'k'), 'll', 'l'), 'mm', 'm'), 'nn', 'n'), 'oo', 'o'), 'pp', 'p'), 'qq', 'q'), 'rr', 'r'),
+            'ss', 's'), 'tt', 't'), 'uu', 'u'), 'vv', 'v'), 'ww', 'w'), 'xx', 'x'), 'yy', 'y'), 'zz', 'z');
+        exit when v_text = v_before;
     end loop;
     return v_text;
 end;
@@ -1014,9 +1017,9 @@ declare
     v_forms text[];
     v_plain text;
     v_spoken text;
-    v_stretched text[];
-    v_collapsed text[];
+    v_collapsed text;
     v_more uuid[];
+    v_is_disguised boolean;
 begin
     -- One look at every word: a term or the first word of one, and what the engine itself knows.
     select
@@ -1052,46 +1055,43 @@ begin
         );
     end if;
 
-    if
-        octet_length(p_folded) = char_length(p_folded)
-        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'broken')
-        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
-        and 'short' <> all(hints)
-        and cardinality(array_positions(hints, 'single')) < 3
-    then
-        return;
-    end if;
-    v_forms := private.moderation_forms(p_folded);
-    v_spoken := ' ' || v_forms[cardinality(v_forms)] || ' ';
-    v_forms := v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
-    caught := caught || array(
-        select t.rule_id
-        from unnest(v_forms) as w (word)
-        inner join private.moderation_terms as t on w.word collate "C" = t.first_word
-        where
-            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and (not t.is_phrase or strpos(v_spoken, ' ' || t.term || ' ') > 0)
-    );
-
-    -- Stretched words: no letter of the term may be missing in the word.
-    v_stretched := array(
-        select distinct w.word
-        from unnest(v_words || v_forms) as w (word)
-        where
-            char_length(w.word) between 4 and 400
-            and w.word ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
-    );
-    if v_stretched <> '{}' then
-        v_collapsed := string_to_array(private.moderation_collapse(array_to_string(v_stretched, ' ')), ' ');
+    v_is_disguised :=
+        octet_length(p_folded) > char_length(p_folded)
+        or p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'broken')
+        or 'short' = any(hints)
+        or cardinality(array_positions(hints, 'single')) >= 3;
+    if v_is_disguised then
+        v_forms := private.moderation_forms(p_folded);
+        v_spoken := ' ' || v_forms[cardinality(v_forms)] || ' ';
+        v_forms := v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
         caught := caught || array(
             select t.rule_id
-            from unnest(v_stretched, v_collapsed) as w (word, collapsed)
-            inner join private.moderation_terms as t on w.collapsed collate "C" = t.collapsed
+            from unnest(v_forms) as w (word)
+            inner join private.moderation_terms as t on w.word collate "C" = t.first_word
             where
                 case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and (not t.is_phrase or strpos(v_spoken, ' ' || t.term || ' ') > 0)
+        );
+        v_words := v_words || v_forms;
+    end if;
+
+    -- Stretched words, with two letters too many at least. No letter of the term may be missing in the word.
+    v_plain := array_to_string(v_words, ' ');
+    v_collapsed := private.moderation_collapse(v_plain);
+    if char_length(v_plain) >= char_length(v_collapsed) + 2 then
+        caught := caught || array(
+            select t.rule_id
+            from unnest(v_words, string_to_array(v_collapsed, ' ')) as w (word, collapsed)
+            inner join private.moderation_terms as t on w.collapsed collate "C" = t.collapsed
+            where
+                char_length(w.word) between char_length(w.collapsed) + 2 and 400
+                and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
                 and t.term ~ '^[a-z]{3,}$'
                 and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$')
         );
+    end if;
+    if not v_is_disguised then
+        return;
     end if;
 
     -- Words with stars in them.
@@ -1116,7 +1116,7 @@ begin
 
     -- Scripts without spaces.
     if octet_length(p_folded) > char_length(p_folded) then
-        v_plain := array_to_string(v_words, '');
+        v_plain := regexp_replace(p_folded, c_n, '', 'g');
         caught := caught || array(
             select t.rule_id
             from private.moderation_terms as t
@@ -1560,6 +1560,11 @@ begin
             v_start := v_found[i];
             v_finish := v_found[i + 1];
             v_hit := substr(p_folded, v_start, v_finish - v_start);
+            -- An o or l that begins the next word is no digit.
+            if substr(p_folded, v_finish, 1) ~ '[a-z]' and v_hit ~ '[ol]$' then
+                v_hit := rtrim(v_hit, 'ol ().-/_*~');
+                v_finish := v_start + char_length(v_hit);
+            end if;
             v_part := substring(v_hit from (select l.pattern from private.moderation_lexicon as l where l.name = 'dates_before'));
             if v_part is not null then
                 v_start := v_start + char_length(v_part);

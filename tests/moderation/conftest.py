@@ -1,4 +1,4 @@
-"""Both engines under one roof: SQL with the sample rules in a transaction, and the twin with what SQL tells about them."""
+"""Both engines: SQL with the sample rules in a transaction, and the twin with what SQL tells about them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

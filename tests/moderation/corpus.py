@@ -11,8 +11,12 @@ EVASIONS: dict[str, list[str]] = json.loads((HERE / "evasions.json").read_text()
 INNOCENT: list[str] = json.loads((HERE / "innocent.json").read_text())
 
 # Words of several languages, phrases, and short words that many innocent ones contain.
-SAMPLE_TERMS = (
-    "scam,scammer,idiot,shit,fuck,ass,cum,penis,rape,tit,cocaine,viagra,casino,sex,nazi,bastard,cock,coon,spic,hell,damn,crap,moron,"
-    "pay cash,send nudes,дурак,мошенник,骗子,赌博,사기꾼,詐欺,احتيال,धोखा,βλάκας,lừa đảo,aptal,schwindel,Müll,คนโกง"
-).split(",")
+# fmt: off
+SAMPLE_TERMS = [
+    "scam", "scammer", "idiot", "shit", "fuck", "ass", "cum", "penis", "rape", "tit", "cocaine", "viagra",
+    "casino", "sex", "nazi", "bastard", "cock", "coon", "spic", "hell", "damn", "crap", "moron", "pay cash",
+    "send nudes", "дурак", "мошенник", "骗子", "赌博", "사기꾼", "詐欺", "احتيال", "धोखा", "βλάκας", "lừa đảo",
+    "aptal", "schwindel", "Müll", "คนโกง",
+]
+# fmt: on
 DENIED_DOMAINS = ["evil.io", "bad-deals.com", "xn--mnchen-3ya.de"]
