@@ -266,6 +266,7 @@ def _forms(folded: str, rules: Rules) -> tuple[list[str], str]:
             parts
             and len(parts[1]) > 1
             and len(parts[2]) > 1
+            and (joined.isascii() or (len(parts[1]) > 2 and len(parts[2]) > 2))
             and not rules.is_a(parts[1], "short")
             and not rules.is_a(parts[2], "short")
         ):
@@ -311,7 +312,8 @@ def _scan(folded: str, rules: Rules, only: Rule | None) -> tuple[list[Rule], lis
             for term, rule in rules.by_collapsed.get(collapsed, ()):
                 if (
                     (only is None or rule is only)
-                    and re.fullmatch("[a-z]{3,}", term)
+                    and " " not in term
+                    and len(term) >= 3
                     and re2.fullmatch("".join(f"{letter}+" for letter in term), word)
                 ):
                     caught.append(rule)
@@ -537,7 +539,10 @@ def _is_phone(run: str, before: str, after: str, rules: Rules) -> bool:
         or rules["money_before"].search(before)
         or rules["no_phone"].search(number)
         or (unit and rules.is_a(unit[1], "unit"))
-        or rules["identified_anywhere"].search(before)
+        or (
+            rules["identified_anywhere"].search(before)
+            and not re.search(r"(?:phone|tel|cell|mobile|number|no|nr)[.: ]?#[ :.]*\Z", before)
+        )
     ):
         return False
     line = re.split("[\n•]", before)[-1]
@@ -581,7 +586,7 @@ def _spoken_numbers(folded: str, rules: Rules) -> Spans:
     for token_start, token_finish in [*_spans(folded, _WORD), (len(folded) + 9, len(folded) + 9)]:
         token = folded[token_start:token_finish]
         is_word = rules.is_a(token, "digit")
-        is_number = bool(re.fullmatch("[0-9]{1,4}", token))
+        is_number = bool(re.fullmatch("[0-9]{1,8}", token))
         if not (is_word or is_number) or (words + digits and token_start - finish > 3):
             if words >= 3 and 7 <= words + digits <= 16 and not rules["counting"].search(folded[start:finish]):
                 spans.append((start, finish))
@@ -597,7 +602,7 @@ def _spoken_numbers(folded: str, rules: Rules) -> Spans:
 
 def _handles(folded: str, has_messenger: bool, rules: Rules) -> Spans:
     """Where somebody on a messenger is named. See private.moderation_handles."""
-    kinds = ["named_handle", "odd_named_handle", "asked_handle", "invited"] if has_messenger else []
+    kinds = ["named_handle", "odd_named_handle", "asked_handle", "handle_on", "invited"] if has_messenger else []
     kinds += ["at_handle"] if has_messenger and "@" in folded else []
     kinds += ["discord_tag"] if has_messenger and "#" in folded else []
     kinds += ["invitation"] if "/" in folded or "?" in folded else []
@@ -610,8 +615,8 @@ def _handles(folded: str, has_messenger: bool, rules: Rules) -> Spans:
                 if not is_inside and not rules["no_invitation"].search(hit):
                     spans.append((start, end))
                 continue
-            if kind == "at_handle" and hit.startswith("@"):
-                match = re.match("@[a-z0-9._-]+", hit)
+            if kind == "handle_on" or (kind == "at_handle" and hit.startswith("@")):
+                match = re.match("@?[a-z0-9._-]+", hit)
                 name = match[0].rstrip("._-") if match else hit
             else:
                 hit = hit.rstrip(" \n.,;:!?)\"'/-_")
@@ -627,7 +632,9 @@ def _handles(folded: str, has_messenger: bool, rules: Rules) -> Spans:
                 and not rules["sentence_may_go_on"].search(after)
             ):
                 continue
-            if kind == "odd_named_handle" and (len(name) < 5 or rules["tech_word"].search(name)):
+            if kind in ("odd_named_handle", "handle_on") and (len(name) < 5 or rules["tech_word"].search(name)):
+                continue
+            if kind == "handle_on" and re.match("[a-z0-9._-]", folded[max(0, start - 1) : start]):
                 continue
             spans.append((start, start + len(name)))
     return spans

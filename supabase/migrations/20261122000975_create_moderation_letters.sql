@@ -28,7 +28,7 @@ select
     r.fold
 from (
     values
-    (' ', 'a0-a1 a6-a9 ab-ac ae-b1 b6 b8 bb bf d7 f7 2c2-2c5 2d2-2df 2e5-2eb 2ed 2ef-2ff 375 37a 384-385 3f6 482 55b-55f 58d-58e'),
+    (' ', 'a0 a6-a9 ab-ac ae-b1 b6 b8 bb bf d7 f7 2c2-2c5 2d2-2df 2e5-2eb 2ed 2ef-2ff 375 37a 384-385 3f6 482 55b-55f 58d-58e'),
     (' ', '5c0 5c6 606-60a 60c-60f 61b 61d-61f 66a-66c 6de 6e9 6fd-6fe 700 703-70d 7f6-7f9 830-83e 85e 888 964-965 970 9fa 9fd'),
     (' ', 'a76 af0 b70 bf3-bf8 bfa c77 c7f c84 d4f d79 df4 e4f e5a-e5b f01-f17 f1a-f1f f34 f36 f38 f3a-f3d f85 fbe-fc5 fc7-fda'),
     (' ', '104a-104f 109e-109f 10fb 1360-1368 1390-1399 166d-166e 1680 169b-169c 16ec 1735-1736 17d4-17d6 17d8-17da 1800-1805'),
@@ -70,7 +70,7 @@ select
     r.fold
 from (
     values
-    ('!', E'ǃ❕❗\ufe15\ufe57\uff01'),
+    ('!', E'¡ǃ❕❗\ufe15\ufe57\uff01'),
     ('''', E'´\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u02c8\u055a\u05f3\u05f4\u2018\u2019\u201b\u2032\u2035Ꞌꞌ\uff07'),
     ('(', E'\u207d\u208d\ufe35\ufe59\uff08'),
     (')', E'\u207e\u208e\ufe36\ufe5a\uff09'),

@@ -706,13 +706,15 @@ begin
         || '|cc|ms|mobi|name)'),
     (47, 'bare_host', '\.{tld}$'),
     (48, 'path_host', '\.{tld_more}$'),
-    (49, 'no_host', '^(?:asp|vb|ado|ml|c|f|paint)\.net$|^(?:com|org|net|io|de|uk)\.|^[0-9.]+$|^socket\.io$|^(?:co|u|s|e|i)\.'),
+    (49, 'no_host',
+        '^(?:asp|vb|ado|ml|c|f|paint)\.net$|^(?:com|org|net|io|de|uk)\.|^[0-9.]+$|^socket\.io$|^(?:co|u|s|e|i)\.|^(?:the|a|an'
+        || '|this|that|my|early|first|old|new)\.com$'),
     (50, 'scheme_before', '(?:h[tx*]{2}ps?|ftps?|wss?) ?: ?[/\\]{1,3} ?(?:[^/\n ]*@)?$'),
     (51, 'scheme', '(?:h[tx*]{2}ps?|ftps?|wss?) ?: ?[/\\]{2}'),
 
     -- E-mail.
     (60, 'local', '[^\n -$&(-*,/:-^`{-~€£¥•¤ぁ-힣]+'),
-    (61, 'at_sign', '(?: ?@ ?| ?[[({<*|~_-]{1,2} ?(?:at|arroba|arobase|@|a|et) ?[\])}>*|~_-]{1,2} ?)'),
+    (61, 'at_sign', '(?: ?@ ?| ?[[({<*|~_-]{1,2} ?(?:at|a t|arroba|arobase|@|a|et) ?[\])}>*|~_-]{1,2} ?)'),
     (62, 'at_word', '(?:at|arroba|arobase|chiocciola|klammeraffe|aet|ät|małpa|собака|снабел-а|kukac|zavinac)'),
     (63, 'provider',
         '(?:gmail|googlemail|g ?mail|yahoo|ymail|hotmail|outlook|icloud|proton(?:mail)?|gmx|web|aol|live|msn|mail|yandex|zoho|qq'
@@ -727,8 +729,9 @@ begin
     (68, 'loose_email',
         '{spelled_local}(?:{at_sign}(?:{label}{loose_dot})+{tld_more}| {at_word} (?:{label}{worded_dot})+{tld_more}'
         || '| {at_word} {provider}(?:{loose_dot}| )(?:com|net|org|de|fr|ru|it|es|uk|pl|cz|br|in|jp|cn|kr|me|ch|at|co)'
-        || '| ?{provider}(?:{worded_dot}| )com)'),
-    (69, 'loose_at', '[[({<*|~_-] ?(?:at|a|et|arroba|arobase) ?[\])}>*|~_-]| @|@ |@[^ \n]*(?: \.|[({<[]\.)'),
+        || '| ?{provider}(?:{worded_dot}| )com|@ ?{provider} ?[,; ] ?(?:com|net|org|de|ru|fr|it|es))'
+        || '|[a-z0-9](?: [a-z0-9._-]){2,} (?:@|at)(?: [a-z0-9-]){2,} (?:\.|dot)(?: [a-z]){2,}'),
+    (69, 'loose_at', '[[({<*|~_-] ?(?:at|a t|@|a|et|arroba|arobase) ?[\])}>*|~_-]| @|@ |@[^ \n]*(?: \.|[({<[]\.|[,;])'),
 
     -- Telephone numbers.
     (80, 'six_digits', '[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9]'),
@@ -750,9 +753,10 @@ begin
     (92, 'money_before', '(?:[€£¥¤$]|(?:^|{n})(?:eur|usd|gbp|chf|rs|inr|jpy|cny|rmb|krw|vnd|idr|cad|aud|aed|sar)) ?$'),
     (93, 'thousands', '^[1-9][0-9]{0,2}(?:[ .][0-9]{3})+$'),
     (94, 'no_phone',
-        '^(?:{date}(?:[ ,/~-]{1,3}{date})*|[0-9]{1,3}(?:\.[0-9]{1,5}){3}|[0-9]{1,2}\.[0-9]+|[1-9][0-9]*\.[0-9]+'
-        || '|[0-9]{1,3}\.[0-9]{3,} {1,3}-?[0-9]{1,3}\.[0-9]{3,}|(?:19|20)[0-9]{2}(?:[^0-9]+(?:19|20)[0-9]{2})*'
-        || '|0?1[^0-9]+0?2[^0-9]+0?3[^0-9].*|10[^0-9]+20[^0-9]+30[^0-9].*|100[^0-9]+200[^0-9]+300[^0-9].*)$'),
+        '^(?:{date}(?:[ ,/~-]{1,3}{date})*|[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9]{1,3}\.[0-9]{1,2}\.[0-9]{1,5}\.[0-9]{1,5}'
+        || '|[0-9]{1,2}\.[0-9]+|[1-9][0-9]*\.[0-9]+|[0-9]{1,3}\.[0-9]{3,} {1,3}-?[0-9]{1,3}\.[0-9]{3,}|(?:19'
+        || '|20)[0-9]{2}(?:[^0-9]+(?:19|20)[0-9]{2})*|0?1[^0-9]+0?2[^0-9]+0?3[^0-9].*|10[^0-9]+20[^0-9]+30[^0-9].*'
+        || '|100[^0-9]+200[^0-9]+300[^0-9].*)$'),
     (97, 'national', '^0[1-9][0-9]*(?: [0-9]+)*$|^0 ?[1-9](?: [0-9])+$|^00 ?[1-9][0-9 ]*$|^0[0-9]{2,4} [0-9]+(?: [0-9]+)*$'),
     (98, 'shaped',
         '^(?:1 ?)?[2-9][0-9]{2} [2-9][0-9]{2} ?[0-9]{4}$|^(?:1 )?[2-9][0-9]{5} [0-9]{4}$'
@@ -788,7 +792,7 @@ begin
         || '|логин)'),
     (116, 'gap', '[ :=~>(\-]{1,4}'),
     (117, 'at_handle',
-        '(?:^|{n}){any_messenger}{gap}(?:(?:{handle_word}|is|ist|es|est|e|at|me|as|als|my|on){gap}){0,3}@ ?{handle}'
+        '(?:^|{n}){any_messenger}{gap}(?:(?:{handle_word}|c''est|is|ist|es|est|e|at|me|as|als|my|on){gap}){0,3}@ ?{handle}'
         || '|@{handle}[ ,.(]{1,3}(?:(?:on|in|bei|auf|en|sur|su|no|na|at|for|my|via|в|w) ?)?{any_messenger}(?:{n}|$)'),
     (118, 'named_handle',
         '(?:^|{n})(?:{messenger}(?: ?{handle_word})?|{maybe_messenger} ?{handle_word}) ?(?:[:=~>-]{1,3}|is:?|ist:?|es:?|est:?'
@@ -796,12 +800,13 @@ begin
         || '|vx) id {handle}|(?:微信|薇信|威信|vx|wx|v信|加v|加微|加我微信|qq|카톡|카카오톡|라인|ライン|인스타)(?:号|號|是|아이디|id| |:)*{handle}'),
     (119, 'odd_named_handle',
         '(?:^|{n})(?:{messenger}|tg|тг|ig|wa|fb|wx|vx|qq|snap|zap|vk|вк|imo|line id|signal id)(?:{gap}(?:{handle_word}|is|ist|es'
-        || '|est|as|me|my))*{gap}@?{odd_handle}'),
+        || '|est|as|me|my))*{gap}@?{odd_handle}|(?:^|{n})(?:tele|line|signal) ?[:=] ?@?{odd_handle}'),
     (120, 'asked_handle',
         '(?:^|{n})(?:add|find|text|message|msg|reach|contact|dm|pm|hit|write|ping|get|follow|search|im|i am|am|me|mich|mir'
         || '|agregame|buscame|escribeme|ajoute|cherche|aggiungimi|scrivimi|cercami|adiciona|chama)(?: me| us| mich'
         || '| moi)?(?: up)? (?:on |via |auf |sur |en |su |no |na |in |over |per |by |through |at |bei )?(?:my '
         || '|the )?{any_messenger} ?(?:as|als|como|comme|come|jako|under|unter|by|with|at|@|:|-|,) ?@?{handle}'),
+    (125, 'handle_on', '@?{odd_handle} (?:on|auf|en|sur|su|no|na|in|at|bei|в|w) (?:my )?{messenger}(?:{n}|$)'),
     (121, 'discord_tag', 'discord[^\n#•]{0,30}[a-z0-9._]{2,32} ?# ?[0-9]{4}'),
     (122, 'invited',
         '(?:^|{n})(?:(?:add|text|message|msg|find|contact|reach|hit|dm|pm|write|ping|call|whatsapp|ring)(?: me| us'
@@ -818,8 +823,8 @@ begin
         || '|whatsapp|(?:chat|api|web|call)\.whatsapp|join\.skype|open\.kakao|line|weixin|wechat|threema|onlyfans'
         || '|paypal){dot}(?:com|gg|me|org|ru|id|group|app|to))[ ]?/[ ]?[^\n )•]+|discord{dot}gg ?/ ?[^\n )•]+|(?:viber|tg|whatsapp'
         || '|skype|weixin|line)://[^\n )•]+|skype:[a-z0-9._:-]{3,}\?[a-z]+'),
-    (125, 'sentence_goes_on', '^[ ]?(?:[a-z0-9]|-[a-z])'),
-    (126, 'sentence_may_go_on',
+    (131, 'sentence_goes_on', '^[ ]?(?:[a-z0-9]|-[a-z])'),
+    (132, 'sentence_may_go_on',
         '^ (?:and|or|und|et|y|e|if|when|for|thanks|thank|please|there|bye|ok|text|add|call|write|msg|message|pls|so|but|see'
         || '|danke|merci|gracias)(?:{n}|$)'),
     (128, 'no_invitation',
@@ -856,9 +861,11 @@ begin
         v_before := v_text;
         v_text :=
             replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
-            replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(v_text, 'aa', 'a'), 'bb', 'b'), 'cc', 'c'), 'dd', 'd'), 'ee', 'e'), 'ff', 'f'), 'gg', 'g'),
-            'hh', 'h'), 'ii', 'i'), 'jj', 'j'), 'kk', 'k'), 'll', 'l'), 'mm', 'm'), 'nn', 'n'), 'oo', 'o'), 'pp', 'p'), 'qq', 'q'), 'rr', 'r'),
-            'ss', 's'), 'tt', 't'), 'uu', 'u'), 'vv', 'v'), 'ww', 'w'), 'xx', 'x'), 'yy', 'y'), 'zz', 'z');
+            replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
+            v_text, 'aa', 'a'), 'bb', 'b'), 'cc', 'c'), 'dd', 'd'), 'ee', 'e'), 'ff', 'f'), 'gg', 'g'),
+            'hh', 'h'), 'ii', 'i'), 'jj', 'j'), 'kk', 'k'), 'll', 'l'), 'mm', 'm'), 'nn', 'n'),
+            'oo', 'o'), 'pp', 'p'), 'qq', 'q'), 'rr', 'r'), 'ss', 's'), 'tt', 't'), 'uu', 'u'),
+            'vv', 'v'), 'ww', 'w'), 'xx', 'x'), 'yy', 'y'), 'zz', 'z');
         exit when v_text = v_before;
     end loop;
     return v_text;
@@ -982,6 +989,7 @@ begin
         continue when v_joined = v_token and translate(v_joined, '!+(|', '') = v_joined;
         v_parts := regexp_match(v_token, c_one_stop);
         continue when v_parts is not null and char_length(v_parts[1]) > 1 and char_length(v_parts[2]) > 1
+            and (octet_length(v_joined) = char_length(v_joined) or (char_length(v_parts[1]) > 2 and char_length(v_parts[2]) > 2))
             and not exists (
                 select 1 from private.moderation_words as w where w.word = any(v_parts collate "C") and w.kind = 'short'
             );
@@ -1086,7 +1094,8 @@ begin
             where
                 char_length(w.word) between char_length(w.collapsed) + 2 and 400
                 and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-                and t.term ~ '^[a-z]{3,}$'
+                and not t.is_phrase
+                and char_length(t.term) >= 3
                 and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$')
         );
     end if;
@@ -1359,7 +1368,7 @@ begin
             from private.moderation_words as w
             where w.kind = 'unit' and w.word = substring(p_after from '^ ?([^\n -/:-`{-~€£¥•¤]+)') collate "C"
         )
-        or p_before ~ (c ->> 'identified_anywhere')
+        or (p_before ~ (c ->> 'identified_anywhere') and p_before !~ '(?:phone|tel|cell|mobile|number|no|nr)[.: ]?#[ :.]*$')
     then
         return false;
     end if;
@@ -1422,7 +1431,7 @@ begin
     for i in 1..cardinality(v_tokens) + 1 by 2 loop
         v_token := case when i < cardinality(v_tokens) then substr(p_folded, v_tokens[i], v_tokens[i + 1] - v_tokens[i]) else '' end;
         v_is_word := exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'digit');
-        if (v_is_word or v_token ~ '^[0-9]{1,4}$') and (v_words + v_digits = 0 or v_tokens[i] - v_finish <= 3) then
+        if (v_is_word or v_token ~ '^[0-9]{1,8}$') and (v_words + v_digits = 0 or v_tokens[i] - v_finish <= 3) then
             if v_words + v_digits = 0 then
                 v_start := v_tokens[i];
             end if;
@@ -1440,7 +1449,7 @@ begin
             v_spans := v_spans || v_start || v_finish;
         end if;
         v_words := v_is_word::integer;
-        v_digits := case when v_token ~ '^[0-9]{1,4}$' then char_length(v_token) else 0 end;
+        v_digits := case when v_token ~ '^[0-9]{1,8}$' then char_length(v_token) else 0 end;
         if v_words + v_digits > 0 then
             v_start := v_tokens[i];
             v_finish := v_tokens[i + 1];
@@ -1473,7 +1482,7 @@ declare
 begin
     -- Without the name of a messenger only an address can lead to one. Few expressions for each text: Postgres keeps 32 compiled.
     foreach v_kind in array
-        case when p_has_messenger then array['named_handle', 'odd_named_handle', 'asked_handle', 'invited'] else '{}' end
+        case when p_has_messenger then array['named_handle', 'odd_named_handle', 'asked_handle', 'handle_on', 'invited'] else '{}' end
         || case when p_has_messenger and strpos(p_folded, '@') > 0 then array['at_handle'] else '{}' end
         || case when p_has_messenger and strpos(p_folded, '#') > 0 then array['discord_tag'] else '{}' end
         || case when strpos(p_folded, '/') > 0 or strpos(p_folded, '?') > 0 then array['invitation'] else '{}' end
@@ -1488,8 +1497,8 @@ begin
                 continue;
             end if;
             -- Only the name itself is a detail; the words around it stay.
-            if v_kind = 'at_handle' and v_hit ~ '^@' then
-                v_name := rtrim(substring(v_hit from '^@[a-z0-9._-]+'), '._-');
+            if v_kind = 'handle_on' or (v_kind = 'at_handle' and v_hit ~ '^@') then
+                v_name := rtrim(substring(v_hit from '^@?[a-z0-9._-]+'), '._-');
                 v_start := v_found[i];
             else
                 v_hit := rtrim(v_hit, E' \n.,;:!?)"''/-_');
@@ -1505,7 +1514,10 @@ begin
                 select 1 from private.moderation_words as w where w.word = ltrim(v_name, '@ ') collate "C" and w.kind = 'plain'
             );
             continue when v_kind = 'named_handle' and v_after ~ (c ->> 'sentence_goes_on') and v_after !~ (c ->> 'sentence_may_go_on');
-            continue when v_kind = 'odd_named_handle' and (char_length(v_name) < 5 or v_name ~ (c ->> 'tech_word'));
+            continue when v_kind in ('odd_named_handle', 'handle_on') and (
+                char_length(v_name) < 5 or v_name ~ (c ->> 'tech_word')
+            );
+            continue when v_kind = 'handle_on' and substr(p_folded, greatest(1, v_start - 1), 1) ~ '[a-z0-9._-]' and v_start > 1;
             v_spans := v_spans || v_start || v_start + char_length(v_name);
         end loop;
     end loop;

