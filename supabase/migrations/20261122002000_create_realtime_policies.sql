@@ -3,7 +3,7 @@
 -- Locks:     share update exclusive on the publication; access exclusive on realtime.messages for the moment of creating policies.
 -- Undo:      alter publication supabase_realtime drop table public.messages;
 --            drop policy messaging_select_topic on realtime.messages; drop policy messaging_insert_topic on realtime.messages;
---            drop function private.may_use_live_topic(text);
+--            drop function private.may_write_live_topic(text, text); drop function private.may_use_live_topic(text);
 set lock_timeout = '4s';
 
 create function private.may_use_live_topic(p_topic text)
@@ -37,6 +37,35 @@ comment on function private.may_use_live_topic(text) is
 revoke all on function private.may_use_live_topic(text) from public, anon, authenticated, service_role;
 grant execute on function private.may_use_live_topic(text) to authenticated;
 
+create function private.may_write_live_topic(p_topic text, p_extension text)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+    -- Presence is for active accounts; what is broadcast is said to others, so it takes what typing takes.
+    return private.may_use_live_topic(p_topic) and private.account_is_active(auth.uid()) and (
+        p_extension = 'presence'
+        or (
+            p_extension = 'broadcast'
+            and not private.is_sanctioned(auth.uid(), 'mute')
+            and not exists (
+                select 1
+                from auth.users as u
+                cross join private.settings as s
+                where u.id = auth.uid() and u.is_anonymous and not s.anonymous_may_send
+            )
+        )
+    );
+end;
+$$;
+comment on function private.may_write_live_topic(text, text) is
+'Definer, because accounts and sanctions are not the caller''s to read. Whether the caller may broadcast or be present on this live topic.';
+revoke all on function private.may_write_live_topic(text, text) from public, anon, authenticated, service_role;
+grant execute on function private.may_write_live_topic(text, text) to authenticated;
+
 -- user:<uuid> is fed by the database alone and read by its owner; the live topic is spoken and heard by current members.
 create policy messaging_select_topic on realtime.messages
 for select to authenticated
@@ -48,7 +77,7 @@ using (
 create policy messaging_insert_topic on realtime.messages
 for insert to authenticated
 with check (
-    extension in ('broadcast', 'presence') and (select private.may_use_live_topic((select realtime.topic())))
+    extension in ('broadcast', 'presence') and private.may_write_live_topic((select realtime.topic()), extension)
 );
 
 alter publication supabase_realtime add table public.messages;

@@ -14,5 +14,5 @@ drop policy if exists messaging_insert_topic on realtime.messages;
 create policy messaging_insert_topic on realtime.messages
 for insert to authenticated
 with check (
-    extension in ('broadcast', 'presence') and (select private.may_use_live_topic((select realtime.topic())))
+    extension in ('broadcast', 'presence') and private.may_write_live_topic((select realtime.topic()), extension)
 );
