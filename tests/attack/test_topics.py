@@ -31,7 +31,12 @@ TOPIC_OF = {
 
 
 @pytest.fixture
-def sockets(realtime_stack: Any, db: Any, mint_token: Any) -> Sockets:
+def sockets(realtime_stack: Any, db: Any, mint_token: Any, attacked: World) -> Sockets:
+    """Raw sockets; the name of the live topic is the one that members are told now."""
+    told = attacked.rpc("owner", "get_conversation", conversation_id=attacked.ids["group"]).json()
+    name, _, epoch = told["conversation"]["liveTopic"].rpartition(":")
+    for topic, step in (("old", -1), ("live", 0), ("next", 1)):
+        attacked.topics[topic] = f"{name}:{int(epoch) + step}"
     return Sockets(realtime_stack.url, realtime_stack.publishable_key, db, mint_token)
 
 

@@ -129,8 +129,6 @@ def build(
     if has_table(db, "private.moderators"):
         db.execute("insert into private.moderators (user_id, role) values (%s, 'moderator')", [id_of["moderator"]])
 
-    row = db.execute("select live_epoch from public.conversations where id = %s", [group]).fetchone()
-    assert row is not None
     ids = {
         **id_of,
         "group": group, "message": message, "direct": direct, "doomed": doomed, "extra": extra,
@@ -138,8 +136,7 @@ def build(
         "deletedtalk": with_deleted, "nobody": str(uuid.uuid4()),
     }  # fmt: skip
     topics = {
-        "own": "user:$me", "other": "user:$owner", "live": f"conversation:$group:live:{row[0]}",
-        "old": f"conversation:$group:live:{row[0] - 1}", "next": f"conversation:$group:live:{row[0] + 1}",
+        "own": "user:$me", "other": "user:$owner",
         "bare": "conversation:$group", "room": "room:1",
     }  # fmt: skip
     return World(people, ids, client, stack.secret_key, topics)
