@@ -51,6 +51,8 @@ class Matrix:
                     raise ValueError(line)
                 continue
             fields = [each.strip() for each in line.split(" | ")]
+            if len(fields) != {"published": 1, "private functions": 2}.get(section, 3):
+                raise ValueError(line)
             if section == "published":
                 found.published.add(fields[0])
             elif section == "private functions":

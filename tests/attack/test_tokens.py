@@ -172,7 +172,10 @@ def test_forged_tokens_open_neither_door(http: httpx.Client, attacked: World, fo
             except httpx.TransportError:
                 assert name == "huge", (door, name)  # servers hang up on headers of that size
                 continue
-            if answer.is_success or (door == "the service" and outcome(answer) != "unauthenticated"):
+            if door == "Auth" and "duplicate" in name:
+                continue  # well signed, and Auth asks who it is for, whatever the role
+            refused = {"unauthenticated", "payload_too_large"} if name == "huge" else {"unauthenticated"}
+            if answer.is_success or (door == "the service" and outcome(answer) not in refused):
                 problems.append(f"{door} takes {name}: {answer.status_code} {answer.text[:100]}")
     assert not problems, "\n".join(problems)
 
