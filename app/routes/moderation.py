@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from app import problems
 from app.routes.reports import Reason
 from app.shapes import Cursor, GivenId, Id, Limit, Message, NextCursor, Profile, Time
+from app.text import VISIBLE
 from app.wire import ApiRequest, Reply, given_id
 
 ItemKind = Literal["message_report", "user_report", "held", "classified"]
@@ -226,7 +227,9 @@ class NewSanction(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tru
     duration_s: Annotated[
         Annotated[int, Meta(ge=1, le=315_360_000)] | None, Meta(description="Seconds; null: until it is lifted.")
     ]
-    reason: Annotated[str, Meta(description="1 to 1,000 code points; for moderators.")]
+    reason: Annotated[
+        str, Meta(description="1 to 1,000 code points; for moderators.", extra_json_schema={"pattern": VISIBLE})
+    ]
 
 
 class Sanctioned(Struct, frozen=True):
@@ -294,7 +297,7 @@ async def lift_sanction(request: ApiRequest, data: JSONBody[Why | None] = None) 
 class ModerateMessage(Struct, frozen=True, forbid_unknown_fields=True):
     """Why; 1 to 1,000 code points."""
 
-    note: Annotated[Note, Meta(extra_json_schema={"minLength": 1})]
+    note: Annotated[Note, Meta(extra_json_schema={"minLength": 1, "pattern": VISIBLE})]
 
 
 class OneAction(Struct, frozen=True):

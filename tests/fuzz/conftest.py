@@ -22,7 +22,7 @@ settings.register_profile("fuzz", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("fuzz")
 
 # Counts have a ceiling in SQL; a window of one second makes them as good as none.
-PACES = {"send": "send_window_s", "new_conversation": "new_conversation_window_s",
+PACES = {"send": "send_window_s", "new_conversation": "new_conversation_window_s", "report": "report_window_s",
          "first_contact": "first_contact_window_s", "edit": "edit_pace_window_s"}  # fmt: skip
 
 
@@ -93,20 +93,33 @@ def fuzzed(supabase_stack: Any, worker: str, unpaced: None) -> Iterator[Fuzzed]:
 @pytest.fixture
 def known(fuzzed: Fuzzed, new_person: Callable[..., Any]) -> Any:
     """Somebody with an inbox: direct conversations, a group, messages of both sides, an edited and a deleted one."""
-    ada, ben, cem = (new_person(name) for name in ("Ada", "Ben", "Cem"))
+    ada, ben, cem, dan = (new_person(name) for name in ("Ada", "Ben", "Cem", "Dan"))
     with httpx.Client(base_url=fuzzed.url, timeout=30) as client:
 
-        def post(who: Any, path: str, **body: Any) -> Any:
-            answer = client.post(f"/api/messages/{path}", headers=who.headers, json=body)
-            assert answer.status_code == 201, answer.text
+        def ask(method: str, path: str, who: Any, body: Any = None) -> Any:
+            answer = client.request(method, f"/api/{path}", headers=who.headers, json=body)
+            assert answer.is_success, answer.text
             return answer.json()
 
-        first = post(ada, "send", toUserId=ben.id, body="Is Saturday good?")["message"]
-        post(ben, "send", toUserId=ada.id, body="It is.")
-        post(cem, "send", toUserId=ada.id, body="Hello")
-        room = post(ada, "conversations/group", title="Crew", memberIds=[ben.id, cem.id])["conversation"]["id"]
-        gone = post(ada, "send", conversationId=room, body="Hi all")["message"]
-        post(ben, "send", conversationId=room, body="Hi")
-        assert client.patch(f"/api/messages/{first['id']}", headers=ada.headers, json={"body": "Well?"}).is_success
-        assert client.delete(f"/api/messages/{gone['id']}", headers=ada.headers).is_success
+        first = ask("POST", "messages/send", ada, {"toUserId": ben.id, "body": "Is Saturday good?"})["message"]
+        ask("POST", "messages/send", ben, {"toUserId": ada.id, "body": "It is."})
+        rude = ask("POST", "messages/send", cem, {"toUserId": ben.id, "body": "Hello"})["message"]
+        ask("POST", "messages/send", cem, {"toUserId": ada.id, "body": "Hello"})
+        crew = {"title": "Crew", "memberIds": [ben.id, cem.id]}
+        room = ask("POST", "messages/conversations/group", ada, crew)["conversation"]["id"]
+        gone = ask("POST", "messages/send", ada, {"conversationId": room, "body": "Hi all"})["message"]
+        ask("POST", "messages/send", ben, {"conversationId": room, "body": "Hi"})
+        ask("PATCH", f"messages/{first['id']}", ada, {"body": "Well?"})
+        ask("DELETE", f"messages/{gone['id']}", ada)
+        ask("POST", f"users/{dan.id}/block", ada)
+        # What waits on the moderators' desk.
+        ask("POST", f"messages/{rude['id']}/report", ben, {"reason": "spam"})
+        ask("POST", f"users/{cem.id}/report", ben, {"reason": "other", "note": "See above."})
     return ada
+
+
+@pytest.fixture
+def moderator(known: Any, db: psycopg.Connection[Any]) -> Any:
+    """The same person, who is a moderator as well."""
+    db.execute("insert into private.moderators (user_id, role) values (%s, 'admin')", [known.id])
+    return known
