@@ -72,19 +72,32 @@ as $$
 declare
     v_count integer;
 begin
+    -- In two steps, because a value of another type would be an error in the second.
     if
         jsonb_typeof(p_envelopes) is distinct from 'array'
         or exists (
             select 1
-            from jsonb_to_recordset(p_envelopes) as c ("keyVersion" integer)
-            left join private.envelope_keys as k on c."keyVersion" = k.version and k.retired_at is null
-            where k.version is null
+            from jsonb_array_elements(p_envelopes) as c (envelope)
+            where
+                coalesce(c.envelope ->> 'messageId', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                or coalesce(c.envelope ->> 'fromVersion', '') !~ '^[0-9]{1,9}$'
+                or coalesce(c.envelope ->> 'keyVersion', '') !~ '^[0-9]{1,9}$'
+                or coalesce(c.envelope ->> 'wrappedKey', '') !~ '^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
         )
     then
         raise sqlstate 'PT400' using
             message = 'validation_failed',
-            detail = 'An array of envelopes under a registered key that is in use is needed.',
+            detail = 'An array of {messageId, fromVersion, keyVersion, wrappedKey, oldDigest, digest} is needed.',
             hint = '/p_envelopes';
+    end if;
+    if exists (
+        select 1
+        from jsonb_to_recordset(p_envelopes) as c ("keyVersion" integer)
+        left join private.envelope_keys as k on c."keyVersion" = k.version and k.retired_at is null
+        where k.version is null
+    ) then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'All keys must be registered and in use.', hint = '/p_envelopes';
     end if;
     -- One order for all, so that two rotations at once wait for each other instead of deadlocking.
     perform 1

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.sql.rpc import call, make_group
@@ -31,16 +32,38 @@ times = st.datetimes().map(lambda at: at.isoformat() + "Z") | st.from_regex(
 )
 
 
-def asked(db: psycopg.Connection[Any], who: str, function: str, /, **params: Any) -> Any:
-    """The answer, or None for a refusal, which must be PT400 with a pointer."""
+def asked(db: psycopg.Connection[Any], who: str, function: str, /, *codes: str, **params: Any) -> Any:
+    """The answer, or None for a refusal: PT400 with a pointer, or one of these other codes."""
     try:
         return call(db, who, function, **params)
     except psycopg.Error as error:
         diag = error.diag
+        if diag.message_primary in codes:
+            assert str(diag.sqlstate).startswith("PT4")
+            return None
         assert diag.sqlstate == "PT400", (diag.sqlstate, diag.message_primary, params)
         assert diag.message_primary in ("cursor_invalid", "validation_failed")
         assert diag.message_hint is not None
         return None
+
+
+def asked_by_the_service(db: psycopg.Connection[Any], function: str, **params: Any) -> Any:
+    """The same for what only the service may call."""
+    arguments = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(f"p_{name}"), sql.Placeholder()) for name in params
+    )
+    query = sql.SQL("select public.{}({})").format(sql.Identifier(function), arguments)
+    try:
+        with db.transaction():
+            db.execute("set local role service_role")
+            db.execute("select set_config('request.jwt.claims', '{\"role\": \"service_role\"}', true)")
+            row = db.execute(query, list(params.values())).fetchone()
+    except psycopg.Error as error:
+        diag = error.diag
+        assert (diag.sqlstate, diag.message_primary) == ("PT400", "validation_failed"), (diag.message_primary, params)
+        return None
+    assert row is not None
+    return row[0]
 
 
 @pytest.fixture
@@ -67,6 +90,7 @@ def changed(cursor: str) -> st.SearchStrategy[str]:
 @given(st.data())
 def test_cursors(db: psycopg.Connection[Any], room: tuple[str, str], data: st.DataObject) -> None:
     me, group = room
+    db.execute("insert into private.moderators (user_id, role) values (%s, 'moderator') on conflict do nothing", [me])
     members = call(db, me, "list_members", conversation_id=group, limit=1)["nextCursor"]
     sync = call(db, me, "sync")["cursor"]
     # With a place to resume at, as a long conversation leaves it.
@@ -74,6 +98,8 @@ def test_cursors(db: psycopg.Connection[Any], room: tuple[str, str], data: st.Da
     cursor = data.draw(st.sampled_from([members, sync, longer]).flatmap(changed))
     for function, params in (
         ("list_inbox", {}), ("list_members", {"conversation_id": group}), ("sync", {}), ("sync", {"limit": 1}),
+        ("list_blocked", {}), ("list_moderation_queue", {}), ("list_moderation_queue", {"status": "decided"}),
+        ("list_moderation_actions", {}),
     ):  # fmt: skip
         answer = asked(db, me, function, cursor=cursor, **params)
         assert answer is None or isinstance(answer, dict)
@@ -125,7 +151,7 @@ def test_delivered(db: psycopg.Connection[Any], room: tuple[str, str], value: An
 @example({"title": "\u202e\u2066\t"})
 def test_changes_of_a_conversation(db: psycopg.Connection[Any], room: tuple[str, str], value: Any) -> None:
     me, group = room
-    answer = asked(db, me, "update_conversation", conversation_id=group, changes=Jsonb(value))
+    answer = asked(db, me, "update_conversation", "text_rejected", conversation_id=group, changes=Jsonb(value))
     if answer is not None:
         assert isinstance(value, dict)
         assert len(answer["conversation"]["title"]) in range(1, 121)
@@ -144,7 +170,7 @@ def test_changes_of_a_conversation(db: psycopg.Connection[Any], room: tuple[str,
 @example({"avatarUrl": "https://x/storage/v1/object/public/avatars/%zz?#"})
 @example({"avatarUrl": "https://x\ny/"})
 def test_changes_of_a_profile(db: psycopg.Connection[Any], room: tuple[str, str], value: Any) -> None:
-    answer = asked(db, room[0], "update_profile", changes=Jsonb(value))
+    answer = asked(db, room[0], "update_profile", "text_rejected", changes=Jsonb(value))
     if answer is not None:
         profile = answer["profile"]
         assert len(profile["displayName"]) in range(1, 81)
@@ -157,7 +183,96 @@ def test_texts_and_searches(db: psycopg.Connection[Any], room: tuple[str, str], 
     me, group = room
     asked(db, me, "list_inbox", q=value)
     db.execute("delete from private.paces")
-    sent = asked(db, me, "send_message", conversation_id=group, body=value)
+    sent = asked(db, me, "send_message", "message_rejected", conversation_id=group, body=value)
     if sent is not None:
         assert len(sent["message"]["body"]) in range(1, 4001)
-    asked(db, me, "create_group", title=value, member_ids=[])
+    asked(db, me, "create_group", "text_rejected", title=value, member_ids=[])
+
+
+@quick
+@given(
+    anything
+    | st.fixed_dictionaries({}, optional={
+        "keyVersion": scalars | st.just(1) | st.just("1"), "signed": scalars | anything.map(json.dumps),
+        "signature": scalars | st.just("0" * 64),
+    })
+)  # fmt: skip
+@example({"keyVersion": 1, "signed": "{" * 200_000, "signature": "0"})
+def test_envelopes(db: psycopg.Connection[Any], room: tuple[str, str], value: Any) -> None:
+    me, group = room
+    db.execute(
+        "insert into private.envelope_keys (version, signing_key) values (1, %s) on conflict do nothing", [b"k" * 32]
+    )
+    params = {"conversation_id": group, "client_message_id": "0198c0de-0000-7000-8000-00000000004e"}
+    sent = asked(db, me, "send_message", "envelope_invalid", envelope=Jsonb(value), **params)
+    assert sent is None
+    # Without a text and without an envelope nothing is sent.
+    assert asked(db, me, "send_message", envelope=None, **params) is None
+
+
+@quick
+@given(texts | odd, texts | odd, st.integers(-(2**31), 2**31 - 1))
+def test_words_of_moderators_and_reporters(
+    db: psycopg.Connection[Any], room: tuple[str, str], word: str, note: str, seconds: int
+) -> None:
+    me, group = room
+    db.execute("insert into private.moderators (user_id, role) values (%s, 'admin') on conflict do nothing", [me])
+    found = db.execute(
+        "select user_id::text from public.conversation_members where conversation_id = %s and user_id <> %s",
+        [group, me],
+    ).fetchone()
+    assert found is not None
+    other, nobody = found[0], "0198c0de-0000-7000-8000-000000000001"
+    known = ("not_found", "already_decided", "rate_limited", "decision_not_possible", "undo_not_possible")
+    for reason in (word, "spam", "other"):
+        asked(db, me, "report_user", *known, user_id=other, reason=reason, note=note)
+        asked(db, me, "report_message", *known, message_id=nobody, reason=reason, note=note)
+    for kind in (word, "mute"):
+        asked(db, me, "sanction_user", *known, user_id=other, kind=kind, duration_s=seconds, reason=note)
+    for decision in (word, "dismiss"):
+        asked(db, me, "decide_moderation_item", *known, item_id=nobody, decision=decision, note=note)
+    for function, name in (
+        ("lift_sanction", "sanction_id"), ("undo_moderation_action", "action_id"),
+        ("moderate_hide_message", "message_id"), ("moderate_restore_message", "message_id"),
+    ):  # fmt: skip
+        asked(db, me, function, *known, note=note, **{name: nobody})
+    asked(db, me, "list_moderation_queue", status=word, kind=note)
+
+
+@quick
+@given(
+    anything
+    | st.fixed_dictionaries({}, optional={
+        "action": scalars | st.sampled_from(["allow", "warn", "hide", "review"]), "label": scalars, "score": scalars,
+        "model": scalars,
+    })
+)  # fmt: skip
+def test_outcomes_of_the_classifier(db: psycopg.Connection[Any], value: Any) -> None:
+    nobody = "0198c0de-0000-7000-8000-000000000001"
+    told = asked_by_the_service(db, "finish_classification", message_id=nobody, lease=nobody, outcome=Jsonb(value))
+    assert told in (None, {"result": "outdated"}, {"result": "off"})
+
+
+envelopes = st.lists(
+    anything
+    | st.fixed_dictionaries({}, optional={
+        "messageId": scalars | st.just("0198c0de-0000-7000-8000-000000000001"), "fromVersion": scalars | st.just(1),
+        "keyVersion": scalars | st.just(1), "wrappedKey": scalars | st.just("AAAA"), "oldDigest": scalars,
+        "digest": scalars,
+    }),
+    max_size=3,
+)  # fmt: skip
+
+
+@quick
+@given(anything | envelopes)
+@example([{"messageId": "0198c0de-0000-7000-8000-000000000001", "fromVersion": 1, "keyVersion": 1, "wrappedKey": "%"}])
+@example([1])
+@example([{"keyVersion": "x"}])
+@example([{"keyVersion": 1, "messageId": "x"}])
+def test_rewrapped_envelopes(db: psycopg.Connection[Any], value: Any) -> None:
+    db.execute(
+        "insert into private.envelope_keys (version, signing_key) values (1, %s) on conflict do nothing", [b"k" * 32]
+    )
+    told = asked_by_the_service(db, "rewrap_envelopes", envelopes=Jsonb(value))
+    assert told in (None, {"rewrapped": 0})
