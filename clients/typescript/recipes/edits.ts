@@ -11,7 +11,7 @@ export async function remove(shown: readonly Message[], messageId: string): Prom
   return merge(shown, [(await deleteMessage(messageId)).message]);
 }
 
-/** What it said, oldest first; the last one is in force. */
-export async function texts(messageId: string): Promise<string[]> {
+/** What it said, oldest first; the last one is in force. Null: a sensitive text that cannot be opened now. */
+export async function texts(messageId: string): Promise<(string | null)[]> {
   return (await messageHistory(messageId)).versions.map((version) => version.body);
 }

@@ -128,6 +128,7 @@ export function createClient(options: ClientOptions) {
 
     /** The badge: without muted and archived conversations. */
     unreadCounts: (options?: CallOptions) => call("get", "/api/messages/unread", {}, options),
+
     /** What one may still do now: sends, conversations started, edits, reports. */
     getLimits: (options?: CallOptions) => call("get", "/api/messages/limits", {}, options),
 

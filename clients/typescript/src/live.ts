@@ -3,15 +3,18 @@
 import type { Client, NewMessage } from "./client.ts";
 import { MessagingError } from "./errors.ts";
 import { isLiveEvent, type LiveEvent } from "./events.ts";
-import type { Changes, Conversation, MessageSent } from "./schema.ts";
-import { createStore, type Store } from "./store.ts";
+import type { Changes, Conversation, Message, MessageSent } from "./schema.ts";
+import { createStore, type PendingMessage, type Store } from "./store.ts";
 import { keepTopic, SYSTEM_CLOCK, Timers, type Clock, type Supabase, type Topic } from "./topic.ts";
 
 /** `live`: joined, and everything until now is here. `connecting`: not yet. `reconnecting`: the connection is being
  * repaired. `lost`: the channel was closed or is refused; it is made anew in a while. But for `live`, sync asks slowly. */
 export type ConnectionState = "connecting" | "live" | "reconnecting" | "lost";
 
-export type LiveApi = Pick<Client, "sync" | "markDelivered" | "setTyping" | "unreadCounts" | "sendMessage">;
+export type LiveApi = Pick<
+  Client,
+  "sync" | "markDelivered" | "setTyping" | "unreadCounts" | "sendMessage" | "getConversation" | "listMessages"
+>;
 
 export interface LiveOptions {
   supabase: Supabase;
@@ -23,7 +26,8 @@ export interface LiveOptions {
   /** Something in the store has changed. */
   onChange?: ((store: Store) => void) | undefined;
   onState?: ((state: ConnectionState) => void) | undefined;
-  /** An event, after the store has it; for sounds and notifications. What sync brings has no event. */
+  /** An event, after the store has it; for sounds and notifications. What sync brings has no event, and the text of a
+   * sensitive message is fetched after its event. */
   onEvent?: ((event: LiveEvent) => void) | undefined;
   /** Who is typing in an open conversation, without oneself. */
   onTyping?: ((conversationId: string, userIds: readonly string[]) => void) | undefined;
@@ -60,6 +64,9 @@ const POLL_MS = 45_000;
 const DELIVERED_SPACING_MS = 1_000;
 const DELIVERED_MAX = 100;
 const RETRY_MS = 30_000;
+/** Texts of sensitive messages: conversations asked at the same time, messages at once. */
+const READERS_MAX = 3;
+const TEXTS_MAX = 100;
 const TYPING_SPACING_MS = 2_500;
 const TYPING_LASTS_MS = 6_000;
 /** A member can say that anybody is typing: more than this is not worth a timer. */
@@ -166,7 +173,9 @@ export function connectMessaging(options: LiveOptions) {
         lastPosition = undefined;
         delivered.clear();
         store.reset();
+        textless.clear();
         options.onReset?.();
+        lookAfterHeld(store.holding());
         continue;
       }
       if (signal.aborted) return;
@@ -179,6 +188,8 @@ export function connectMessaging(options: LiveOptions) {
       if (page.position !== null) lastPosition = Math.max(lastPosition ?? 0, page.position);
       for (const message of page.messages) endTyping(message.conversationId, message.fromUserId);
       page.conversations.forEach(noteArrival);
+      lookAfterHeld(spoken);
+      fetchTexts();
       followTopics();
       if (page.hasMore && page.cursor === cursor) throw new Error("The service answers sync with a cursor that does not move.");
     }
@@ -215,6 +226,8 @@ export function connectMessaging(options: LiveOptions) {
     const isWhole = store.apply(event);
     if (event.type === "message.created") endTyping(event.conversationId, event.message.fromUserId);
     if ("conversation" in event) noteArrival(event.conversation);
+    if (event.type === "conversation.updated") lookAfterHeld([event.conversationId]);
+    if ("message" in event && event.message.sensitive) fetchTexts();
     followTopics();
     if (!isNext || !isWhole) repair();
     options.onEvent?.(event);
@@ -255,6 +268,103 @@ export function connectMessaging(options: LiveOptions) {
     refusalMax: USER_REFUSAL_MAX,
     refusedMs: RETRY_MS * 2,
   });
+
+  // ----- texts of sensitive messages, which events do not carry -----
+
+  const readers = new Set<string>();
+  /** Messages the service gave no text for, in this state: nothing is asked twice. */
+  const textless = new Map<string, number>();
+  let isTextsPaused = false;
+
+  const fetchTexts = () => {
+    if (isTextsPaused || signal.aborted) return;
+    const isDue = (message: Message) =>
+      textless.get(message.id) !== message.eventSeq && store.conversation(message.conversationId) !== undefined;
+    const missing = store.sealed().filter(isDue);
+    for (const { conversationId } of missing) {
+      if (readers.size >= READERS_MAX) return;
+      if (readers.has(conversationId)) continue;
+      const seqs = missing.filter((message) => message.conversationId === conversationId).map((message) => message.seq);
+      void fetchTextsOf(conversationId, Math.min(...seqs), Math.max(...seqs));
+    }
+  };
+
+  /** One page up to the newest that is missing. What is further up is the next one. */
+  const fetchTextsOf = async (conversationId: string, from: number, to: number) => {
+    const limit = Math.min(to - from + 1, TEXTS_MAX);
+    const asked = store.sealed().filter((one) => one.conversationId === conversationId && one.seq > to - limit);
+    readers.add(conversationId);
+    let isDone = true;
+    try {
+      const place = limit === 1 ? { around: to } : { before: to + 1 };
+      const page = await api.listMessages(conversationId, { ...place, limit }, { signal });
+      // Lost meanwhile, it does not come back by an older answer.
+      if (store.conversation(conversationId)) store.merge(page);
+    } catch (error) {
+      if (signal.aborted) return;
+      isDone = error instanceof MessagingError && error.retry === "never";
+      options.onError?.(error);
+    }
+    if (signal.aborted) return;
+    readers.delete(conversationId);
+    if (isDone) {
+      for (const { id, eventSeq } of asked) textless.set(id, eventSeq);
+      fetchTexts();
+    } else if (!isTextsPaused) {
+      isTextsPaused = true;
+      timers.after(RETRY_MS, () => {
+        isTextsPaused = false;
+        fetchTexts();
+      });
+    }
+  };
+
+  // ----- held messages: what became of them -----
+
+  const unsure = new Set<string>();
+  let isLooking = false;
+
+  /** A released message comes as any other. That one was rejected shows in its not being there any more. */
+  const lookAfterHeld = (conversationIds: readonly string[]) => {
+    const holding = store.holding();
+    for (const id of conversationIds) if (holding.includes(id)) unsure.add(id);
+    if (!isLooking && unsure.size > 0 && !signal.aborted) void look();
+  };
+
+  const look = async () => {
+    isLooking = true;
+    // What is added meanwhile comes round as well.
+    for (const conversationId of unsure) {
+      unsure.delete(conversationId);
+      const isHeld = (bubble: PendingMessage) => bubble.state === "held";
+      const keys = store.pending(conversationId).filter(isHeld).map((bubble) => bubble.clientMessageId);
+      if (keys.length === 0) continue;
+      let missing: Partial<PendingMessage> = { state: "rejected" };
+      let waiting: readonly Message[] = [];
+      try {
+        const answer = await api.getConversation(conversationId, { signal });
+        if (signal.aborted) return;
+        waiting = answer.conversation.pending;
+        // Without a bubble it is over: arrived, withdrawn, or the whole conversation is lost.
+        if (store.pending(conversationId).some(isHeld)) store.merge(answer);
+      } catch (error) {
+        if (signal.aborted) return;
+        options.onError?.(error);
+        if (!(error instanceof MessagingError && error.retry === "never")) {
+          timers.after(RETRY_MS, () => lookAfterHeld([conversationId]));
+          continue;
+        }
+        missing = { state: "failed", error };
+      }
+      for (const bubble of store.pending(conversationId).filter(isHeld)) {
+        const { clientMessageId: key } = bubble;
+        // What came to be held after the question is not spoken of in the answer.
+        if (!keys.includes(key) || waiting.some((message) => message.clientMessageId === key)) continue;
+        store.show({ ...bubble, ...missing });
+      }
+    }
+    isLooking = false;
+  };
 
   // ----- delivered -----
 
@@ -415,6 +525,8 @@ export function connectMessaging(options: LiveOptions) {
   const sleepAgain = (options.onWake ?? onPageWake)(wake);
   // Not only after joining: the screen has something at once, and also without Realtime.
   requestSync();
+  lookAfterHeld(store.holding());
+  fetchTexts();
 
   return {
     store,
@@ -426,18 +538,20 @@ export function connectMessaging(options: LiveOptions) {
     /** Look now, whatever is known. For apps without a page: call it when the app comes to the front. */
     wake,
 
-    /** Send, and show it at once: `store.pending()` has it until the real one arrives. "Try again" is the same call with
-     * the `clientMessageId` of the failed one. */
+    /** Send, and show it at once: `store.pending()` has it until the real one arrives, also while a moderator looks at it.
+     * "Try again" is the same call with the `clientMessageId` of the failed one. */
     send: async (message: NewMessage): Promise<MessageSent> => {
       const clientMessageId = message.clientMessageId ?? crypto.randomUUID();
-      const bubble = { clientMessageId, to: (message.conversationId ?? message.toUserId)!, body: message.body };
+      const { body, sensitive } = message;
+      const bubble = { clientMessageId, to: (message.conversationId ?? message.toUserId)!, body, sensitive };
       store.show({ ...bubble, state: "pending" });
       try {
         const answer = await api.sendMessage({ ...message, clientMessageId });
         store.merge(answer);
         return answer;
       } catch (error) {
-        store.show({ ...bubble, state: "failed", error });
+        const isRejected = error instanceof MessagingError && error.code === "message_rejected";
+        store.show({ ...bubble, state: isRejected ? "rejected" : "failed", error });
         throw error;
       }
     },

@@ -3,13 +3,17 @@
 import type { ConversationFacts, LiveEvent } from "./events.ts";
 import type { Conversation, DetailedConversation, Message, Profile, Receipt } from "./schema.ts";
 
-/** A message that is on its way, shown at once. */
+/** A message that has not arrived: on its way and shown at once (`pending`), not sent (`failed`), waiting for a moderator
+ * (`held`), or not let through, by a rule or a moderator (`rejected`). */
 export interface PendingMessage {
   clientMessageId: string;
   /** The conversation, or the person when there is none yet. */
   to: string;
   body: string;
-  state: "pending" | "failed";
+  state: "pending" | "failed" | "held" | "rejected";
+  sensitive?: boolean | undefined;
+  /** Of one that is or was held: what `deleteMessage` takes, to withdraw it. */
+  messageId?: string;
   error?: unknown;
 }
 
@@ -23,7 +27,7 @@ export interface Known {
   lost?: readonly string[];
 }
 
-/** A whole store as JSON, to keep between two visits. */
+/** A whole store as JSON, to keep between two visits. The texts of sensitive messages are not in it. */
 export interface SavedStore {
   userId: string;
   cursor: string | null;
@@ -57,7 +61,8 @@ export function createStore(userId: string, saved?: SavedStore) {
   const rows = new Map<string, Conversation>();
   const rooms = new Map<string, Room>();
   const pending = new Map<string, PendingMessage>();
-  const arrived = new Set<string>();
+  /** Keys that have no bubble any more: the message has arrived, or was withdrawn. */
+  const settled = new Set<string>();
   const listeners = new Set<() => void>();
   const pendingLists = new Map<string, readonly PendingMessage[]>();
   let list: readonly Conversation[] | undefined;
@@ -95,9 +100,11 @@ export function createStore(userId: string, saved?: SavedStore) {
   };
 
   const putMessage = (message: Message) => {
+    // Held back, it has no place in the conversation.
+    if (message.seq === 0) return putHeld(message);
     const room = roomOf(message.conversationId);
     const known = room.messages.get(message.id);
-    const newer = known === undefined || message.eventSeq >= known.eventSeq ? message : known;
+    const newer = known === undefined ? message : message.eventSeq >= known.eventSeq ? withText(message, known) : known;
     // The status is of the moment of the answer and only goes up, whichever answer is the newer one.
     const status = later(ticks(room, newer), later(message.status, known?.status ?? "sent"));
     const kept = status === newer.status ? newer : { ...newer, status };
@@ -106,10 +113,22 @@ export function createStore(userId: string, saved?: SavedStore) {
     touchRoom(room);
     const row = rows.get(message.conversationId);
     if (row !== undefined && message.seq === row.lastSeq) putRow({ ...row, lastMessage: kept });
-    if (message.fromUserId === userId) {
-      arrived.add(message.clientMessageId);
-      if (pending.delete(message.clientMessageId)) pendingLists.clear();
-    }
+    if (message.fromUserId === userId) settle(message.clientMessageId);
+  };
+
+  const settle = (clientMessageId: string) => {
+    settled.add(clientMessageId);
+    if (!pending.delete(clientMessageId)) return;
+    pendingLists.clear();
+    isChanged = true;
+  };
+
+  /** One's own message that waits for a moderator, was not let through, or has been withdrawn. */
+  const putHeld = (message: Message) => {
+    const { clientMessageId, conversationId: to, sensitive, id: messageId } = message;
+    if (message.state === "deleted") return settle(clientMessageId);
+    const body = message.body ?? pending.get(clientMessageId)?.body ?? "";
+    putPending({ clientMessageId, to, body, state: message.state === "rejected" ? "rejected" : "held", sensitive, messageId });
   };
 
   /** The author's view, as far as everybody's receipts are known. */
@@ -169,12 +188,13 @@ export function createStore(userId: string, saved?: SavedStore) {
   };
 
   const putConversation = (given: Conversation | DetailedConversation) => {
-    const { messages, receipts, hasMore: _, pending: __, ...row } = { ...given } as DetailedConversation;
+    const { messages, receipts, hasMore: _, pending: held, ...row } = { ...given } as DetailedConversation;
     const known = rows.get(row.id);
     if (known === undefined || row.eventSeq >= known.eventSeq) putRow(row);
     if (receipts) putReceipts(row.id, receipts, true);
     if (row.lastMessage) putMessage(row.lastMessage);
     for (const message of messages ?? []) putMessage(message);
+    for (const message of held ?? []) putMessage(message);
     touchRoom(roomOf(row.id));
   };
 
@@ -211,7 +231,7 @@ export function createStore(userId: string, saved?: SavedStore) {
 
   const putPending = (bubble: PendingMessage) => {
     // The message has arrived by an event, and the answer to its sending has been lost: that is no failure.
-    if (arrived.has(bubble.clientMessageId)) return;
+    if (settled.has(bubble.clientMessageId)) return;
     pending.set(bubble.clientMessageId, bubble);
     pendingLists.clear();
     isChanged = true;
@@ -247,7 +267,7 @@ export function createStore(userId: string, saved?: SavedStore) {
       return row !== undefined && first > row.firstSeq && row.lastSeq >= row.firstSeq;
     },
 
-    /** What is on its way, and what has failed, below `messages()`. By conversation, or by person when there is none. */
+    /** What has not arrived, below `messages()`. By conversation, or by person when there is none. */
     pending: (to: string): readonly PendingMessage[] => {
       let bubbles = pendingLists.get(to);
       if (bubbles === undefined) {
@@ -256,6 +276,14 @@ export function createStore(userId: string, saved?: SavedStore) {
       }
       return bubbles;
     },
+
+    /** Conversations with something of one's own that waits for a moderator. */
+    holding: (): readonly string[] => [
+      ...new Set([...pending.values()].filter((bubble) => bubble.state === "held").map((bubble) => bubble.to)),
+    ],
+
+    /** Sensitive messages whose text has not come: events do not carry it. */
+    sealed: (): readonly Message[] => [...rooms.values()].flatMap((room) => [...room.messages.values()].filter(isSealed)),
 
     /** How far everybody has read and received, as far as that is known. */
     receipts: (conversationId: string): readonly Receipt[] => [...(rooms.get(conversationId)?.receipts.values() ?? [])],
@@ -323,10 +351,27 @@ export function createStore(userId: string, saved?: SavedStore) {
         isChanged = true;
       }),
 
+    /** What a block hides in groups, or shows again, changes without an event: forget what is loaded of them, but for
+     * the newest messages, which sync brings. */
+    unloadGroups: (): void =>
+      changing(() => {
+        for (const row of rows.values()) {
+          const room = roomOf(row.id);
+          if (row.kind !== "group" || room.from === undefined) continue;
+          for (const message of [...room.messages.values()]) {
+            if (message.seq >= row.lastSeq) continue;
+            room.messages.delete(message.id);
+            room.bySeq.delete(message.seq);
+          }
+          room.from = Math.max(row.lastSeq, row.firstSeq);
+          touchRoom(room);
+        }
+      }),
+
     /** Show a message that is being sent, or has failed; the real one takes its place, by answer or by event. */
     show: (bubble: PendingMessage): void => changing(() => putPending(bubble)),
 
-    /** The person has given up on a failed one. */
+    /** The person has given up on a failed or rejected one. */
     discard: (clientMessageId: string): void =>
       changing(() => {
         isChanged = pending.delete(clientMessageId) || isChanged;
@@ -343,12 +388,15 @@ export function createStore(userId: string, saved?: SavedStore) {
       userId,
       cursor,
       unreadTotal,
-      conversations: [...rows.values()],
-      messages: [...rooms.values()].flatMap((room) => [...room.messages.values()]),
+      conversations: [...rows.values()].map((row) => ({ ...row, lastMessage: row.lastMessage && withoutText(row.lastMessage) })),
+      // What not even the database may have is not left lying about on a device either.
+      messages: [...rooms.values()].flatMap((room) => [...room.messages.values()].map(withoutText)),
       receipts: [...rooms].flatMap(([conversationId, room]) =>
         [...room.receipts.values()].map((receipt) => ({ ...receipt, conversationId })),
       ),
-      pending: [...pending.values()],
+      pending: [...pending.values()]
+        .filter((bubble) => !bubble.sensitive || bubble.state === "held")
+        .map((bubble) => (bubble.sensitive ? { ...bubble, body: "" } : bubble)),
     }),
   };
 
@@ -358,10 +406,23 @@ export function createStore(userId: string, saved?: SavedStore) {
     cursor = saved.cursor;
     store.unreadTotal = saved.unreadTotal;
     // Nobody is sending these any more.
-    for (const bubble of saved.pending) putPending({ ...bubble, state: "failed" });
+    for (const bubble of saved.pending) putPending(bubble.state === "pending" ? { ...bubble, state: "failed" } : bubble);
   }
   return store;
 }
+
+const isSealed = (message: Message) =>
+  message.sensitive && message.state === "visible" && message.body === null && !message.unreadable;
+
+/** What comes without the text does not take it away. */
+function withText(message: Message, known: Message): Message {
+  const isSame = message.eventSeq === known.eventSeq && message.state === "visible" && known.state === "visible";
+  if (!message.sensitive || !isSame || message.body !== null) return message;
+  return known.body === null && message.unreadable ? message : { ...message, body: known.body, unreadable: known.unreadable };
+}
+
+const withoutText = (message: Message): Message =>
+  message.sensitive && message.body !== null ? { ...message, body: null } : message;
 
 /** What an update of a group shows of itself; removals show in liveTopic, and have to be looked at too. */
 function differs(before: ConversationFacts, after: ConversationFacts): boolean {

@@ -2,7 +2,7 @@
 import { MessagingError, NetworkError } from "../../src/index.ts";
 import type { ConnectionState, LiveApi, LiveEvent, LiveOptions, Messaging } from "../../src/index.ts";
 import { connectMessaging } from "../../src/live.ts";
-import type { Changes, Conversation, Message } from "../../src/index.ts";
+import type { Changes, Conversation, DetailedConversation, Message } from "../../src/index.ts";
 import type { ConversationFacts } from "../../src/events.ts";
 import { settle } from "./fake.ts";
 
@@ -149,6 +149,14 @@ export function conversation(seq: number, more: Partial<Conversation> = {}): Con
   return { ...facts(seq, more), members, memberCount: members.length, lastMessage: null, ...more };
 }
 
+export function detailed(seq: number, pending: Message[] = [], more: Partial<DetailedConversation> = {}): DetailedConversation {
+  return { ...conversation(seq, more), messages: [], receipts: [], hasMore: false, pending, ...more };
+}
+
+/** One's own message that waits for a moderator: without a place in the conversation. */
+export const held = (key: string, more: Partial<Message> = {}): Message =>
+  message(0, { id: `held-${key}`, fromUserId: ME, toUserId: BOB, clientMessageId: key, body: `held ${key}`, state: "pending", ...more });
+
 export const created = (position: number, previousPosition: number, one: Message, more: Partial<ConversationFacts> = {}): LiveEvent => ({
   id: `e-${position}`, type: "message.created", position, previousPosition, unreadTotal: more.unreadCount ?? 0,
   conversationId: one.conversationId, conversation: facts(one.seq, { id: one.conversationId, eventSeq: one.eventSeq, ...more }), message: one,
@@ -170,7 +178,13 @@ export interface World {
   count: (name: string) => number;
   /** Answers of sync in turn; afterwards nothing has changed. An Error is thrown, a function is called. */
   pages: (Changes | Error | (() => Promise<Changes>))[];
-  answers: { unread: number; markDelivered: () => Promise<any>; sendMessage: (asked: any) => Promise<any> };
+  answers: {
+    unread: number;
+    markDelivered: () => Promise<any>;
+    sendMessage: (asked: any) => Promise<any>;
+    getConversation: (id: string) => Promise<{ conversation: DetailedConversation }>;
+    listMessages: (id: string, asked: any) => Promise<{ messages: Message[] }>;
+  };
   states: ConnectionState[];
   typing: [string, readonly string[]][];
   presence: [string, readonly string[]][];
@@ -193,6 +207,8 @@ export function world(options: Partial<LiveOptions> = {}, ...pages: World["pages
     unread: 0,
     markDelivered: async () => ({ receipts: [] }),
     sendMessage: async () => Promise.reject(unreachable()),
+    getConversation: async () => Promise.reject(unreachable()),
+    listMessages: async () => Promise.reject(unreachable()),
   };
   const api = {
     sync: async (asked: any) => {
@@ -205,6 +221,8 @@ export function world(options: Partial<LiveOptions> = {}, ...pages: World["pages
     setTyping: async (id: any) => void calls.push(["setTyping", id]),
     unreadCounts: async () => (calls.push(["unreadCounts", undefined]), { messages: answers.unread, conversations: 0 }),
     sendMessage: async (asked: any) => (calls.push(["sendMessage", asked]), answers.sendMessage(asked)),
+    getConversation: async (id: any) => (calls.push(["getConversation", id]), answers.getConversation(id)),
+    listMessages: async (id: any, asked: any) => (calls.push(["listMessages", [id, asked]]), answers.listMessages(id, asked)),
   } as unknown as LiveApi;
   const it: World = {
     clock, supabase, calls, pages, answers, states: [], typing: [], presence: [], seen: [], errors: [], resets: 0,
