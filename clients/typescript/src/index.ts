@@ -1,5 +1,7 @@
 export { createClient } from "./client.ts";
-export type { BlockedQuery, Client, HistoryQuery, InboxQuery, MembersQuery, NewGroup, NewMessage } from "./client.ts";
+export type {
+  BlockedQuery, Client, HistoryQuery, InboxQuery, MembersQuery, ModerationActionsQuery, ModerationQueueQuery, NewGroup, NewMessage,
+} from "./client.ts";
 export { MessagingError, NetworkError, TimeoutError } from "./errors.ts";
 export type { Code, Details } from "./errors.ts";
 export type { ProblemCode, Retry } from "./catalogue.ts";

@@ -71,9 +71,6 @@ const CALLS: Record<keyof Client, [(client: Client) => Promise<unknown>, string,
   listModerationActions: [(c) => c.listModerationActions({ itemId: ID }), `GET /moderation/actions?itemId=${ID}`],
   getProfile: [(c) => c.getProfile(), "GET /profile"],
   updateProfile: [(c) => c.updateProfile({ locale: "de" }), "PATCH /profile", { locale: "de" }],
-  blockUser: [(c) => c.blockUser(ID), `POST /users/${ID}/block`],
-  unblockUser: [(c) => c.unblockUser(ID), `DELETE /users/${ID}/block`],
-  listBlocked: [(c) => c.listBlocked({ cursor: "abc", limit: 5 }), "GET /users/blocked?cursor=abc&limit=5"],
 };
 
 for (const [name, [call, line, body]] of Object.entries(CALLS)) {

@@ -221,8 +221,11 @@ export function world(options: Partial<LiveOptions> = {}, ...pages: World["pages
     setTyping: async (id: any) => void calls.push(["setTyping", id]),
     unreadCounts: async () => (calls.push(["unreadCounts", undefined]), { messages: answers.unread, conversations: 0 }),
     sendMessage: async (asked: any) => (calls.push(["sendMessage", asked]), answers.sendMessage(asked)),
-    getConversation: async (id: any) => (calls.push(["getConversation", id]), answers.getConversation(id)),
-    listMessages: async (id: any, asked: any) => (calls.push(["listMessages", [id, asked]]), answers.listMessages(id, asked)),
+    // A moment later, so that a test can say what they answer to what is asked at the start.
+    getConversation: async (id: any) => (calls.push(["getConversation", id]), await undefined, answers.getConversation(id)),
+    listMessages: async (id: any, asked: any) => (
+      calls.push(["listMessages", [id, asked]]), await undefined, answers.listMessages(id, asked)
+    ),
   } as unknown as LiveApi;
   const it: World = {
     clock, supabase, calls, pages, answers, states: [], typing: [], presence: [], seen: [], errors: [], resets: 0,
