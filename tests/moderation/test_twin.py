@@ -11,6 +11,9 @@ from app import moderation
 from tests.moderation.conftest import insert_rule
 from tests.moderation.corpus import EVASIONS, INNOCENT
 
+# Hundreds of texts, each through both engines: longer than other tests on a busy machine.
+pytestmark = pytest.mark.timeout(240)
+
 TEXTS = [text for texts in EVASIONS.values() for text in texts] + INNOCENT
 HYPOTHESIS = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow], "deadline": None}
 
