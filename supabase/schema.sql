@@ -166,6 +166,7 @@ declare
     v_conversation public.conversations;
     v_message public.messages;
     v_body text;
+    v_masked text;
     v_count integer := 0;
 begin
     select c.* into v_conversation
@@ -191,11 +192,19 @@ begin
             order by m.seq desc
             limit 500
         loop
-            v_body := null;
-            if v_message.state = 'visible' then
-                delete from private.originals as o where o.message_id = v_message.id returning o.body into v_body;
+            -- What other rules cover stays covered; of what is hidden the text waits for being shown again.
+            select o.body into v_body from private.originals as o where o.message_id = v_message.id;
+            v_masked := case
+                when not v_message.is_sensitive then (private.judge_text(v_body, true)).masked_body
+            end;
+            continue when v_masked is not null and v_masked is not distinct from v_message.body;
+            if v_message.state = 'visible' and v_masked is null then
+                delete from private.originals as o where o.message_id = v_message.id;
             end if;
-            perform private.show_message(v_message, v_body, v_message.state, false);
+            perform private.show_message(
+                v_message, case when v_message.state = 'visible' then coalesce(v_masked, v_body) end, v_message.state,
+                v_masked is not null
+            );
             v_count := v_count + 1;
         end loop;
     end if;
@@ -3728,6 +3737,34 @@ $$;
 
 COMMENT ON FUNCTION private.lock_desk(p_user_id uuid) IS 'One decision about a person at a time. The first lock of every function of the desk and taken by nothing else, so it is in no circle.';
 
+CREATE FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) RETURNS public.conversations
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_conversation public.conversations;
+begin
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = p_conversation_id
+    for no key update;
+    if v_conversation.kind = 'direct' then
+        if private.is_blocked_pair(v_conversation.direct_low, v_conversation.direct_high) then
+            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+        end if;
+    elsif not exists (
+        select 1
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = p_me and m.left_at is null
+    ) then
+        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
+    end if;
+    return v_conversation;
+end;
+$$;
+
+COMMENT ON FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) IS 'Locks a conversation and asks again what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 recipient_unavailable, PT404 not_found.';
+
 CREATE FUNCTION private.lock_heads(p_user_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -4021,6 +4058,30 @@ $_$;
 
 COMMENT ON FUNCTION private.may_use_live_topic(p_topic text) IS 'Definer, because the joining role sees only its own rows. Whether this is the current live topic, for the caller, of a conversation they are in.';
 
+CREATE FUNCTION private.may_write_live_topic(p_topic text, p_extension text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+    -- Presence is for active accounts; what is broadcast is said to others, so it takes what typing takes.
+    return private.may_use_live_topic(p_topic) and private.account_is_active(auth.uid()) and (
+        p_extension = 'presence'
+        or (
+            p_extension = 'broadcast'
+            and not private.is_sanctioned(auth.uid(), 'mute')
+            and not exists (
+                select 1
+                from auth.users as u
+                cross join private.settings as s
+                where u.id = auth.uid() and u.is_anonymous and not s.anonymous_may_send
+            )
+        )
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.may_write_live_topic(p_topic text, p_extension text) IS 'Definer, because accounts and sanctions are not the caller''s to read. Whether the caller may broadcast or be present on this live topic.';
+
 CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -4294,13 +4355,19 @@ CREATE FUNCTION private.moderation_collapse(p_text text) RETURNS text
     AS $$
 declare
     v_text text := p_text;
-    v_letter text;
+    v_before text;
 begin
-    -- Halving instead of a back reference: the longest run costs its logarithm.
-    foreach v_letter in array string_to_array('abcdefghijklmnopqrstuvwxyz', null) loop
-        while position(v_letter || v_letter in v_text) > 0 loop
-            v_text := replace(v_text, v_letter || v_letter, v_letter);
-        end loop;
+    -- Halving instead of a back reference, whose cost nothing bounds: the longest run costs its logarithm.
+    loop
+        v_before := v_text;
+        v_text :=
+            replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
+            replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
+            v_text, 'aa', 'a'), 'bb', 'b'), 'cc', 'c'), 'dd', 'd'), 'ee', 'e'), 'ff', 'f'), 'gg', 'g'),
+            'hh', 'h'), 'ii', 'i'), 'jj', 'j'), 'kk', 'k'), 'll', 'l'), 'mm', 'm'), 'nn', 'n'),
+            'oo', 'o'), 'pp', 'p'), 'qq', 'q'), 'rr', 'r'), 'ss', 's'), 'tt', 't'), 'uu', 'u'),
+            'vv', 'v'), 'ww', 'w'), 'xx', 'x'), 'yy', 'y'), 'zz', 'z');
+        exit when v_text = v_before;
     end loop;
     return v_text;
 end;
@@ -4311,7 +4378,7 @@ COMMENT ON FUNCTION private.moderation_collapse(p_text text) IS 'Every run of on
 CREATE FUNCTION private.moderation_contacts(p_folded text, p_hints text[]) RETURNS integer[]
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
-    AS $$
+    AS $_$
 declare
     v_found integer[];
     v_spans integer[] := '{}';
@@ -4350,6 +4417,11 @@ begin
             v_start := v_found[i];
             v_finish := v_found[i + 1];
             v_hit := substr(p_folded, v_start, v_finish - v_start);
+            -- An o or l that begins the next word is no digit.
+            if substr(p_folded, v_finish, 1) ~ '[a-z]' and v_hit ~ '[ol]$' then
+                v_hit := rtrim(v_hit, 'ol ().-/_*~');
+                v_finish := v_start + char_length(v_hit);
+            end if;
             v_part := substring(v_hit from (select l.pattern from private.moderation_lexicon as l where l.name = 'dates_before'));
             if v_part is not null then
                 v_start := v_start + char_length(v_part);
@@ -4386,7 +4458,7 @@ begin
     end if;
     return v_spans;
 end;
-$$;
+$_$;
 
 COMMENT ON FUNCTION private.moderation_contacts(p_folded text, p_hints text[]) IS 'Where a folded text has contact details: first and one past the last place of each, in any order, perhaps overlapping. p_hints: the kinds of its words, from private.moderation_scan.';
 
@@ -4495,6 +4567,7 @@ begin
         continue when v_joined = v_token and translate(v_joined, '!+(|', '') = v_joined;
         v_parts := regexp_match(v_token, c_one_stop);
         continue when v_parts is not null and char_length(v_parts[1]) > 1 and char_length(v_parts[2]) > 1
+            and (octet_length(v_joined) = char_length(v_joined) or (char_length(v_parts[1]) > 2 and char_length(v_parts[2]) > 2))
             and not exists (
                 select 1 from private.moderation_words as w where w.word = any(v_parts collate "C") and w.kind = 'short'
             );
@@ -4532,7 +4605,7 @@ declare
 begin
     -- Without the name of a messenger only an address can lead to one. Few expressions for each text: Postgres keeps 32 compiled.
     foreach v_kind in array
-        case when p_has_messenger then array['named_handle', 'odd_named_handle', 'asked_handle', 'invited'] else '{}' end
+        case when p_has_messenger then array['named_handle', 'odd_named_handle', 'asked_handle', 'handle_on', 'invited'] else '{}' end
         || case when p_has_messenger and strpos(p_folded, '@') > 0 then array['at_handle'] else '{}' end
         || case when p_has_messenger and strpos(p_folded, '#') > 0 then array['discord_tag'] else '{}' end
         || case when strpos(p_folded, '/') > 0 or strpos(p_folded, '?') > 0 then array['invitation'] else '{}' end
@@ -4547,8 +4620,8 @@ begin
                 continue;
             end if;
             -- Only the name itself is a detail; the words around it stay.
-            if v_kind = 'at_handle' and v_hit ~ '^@' then
-                v_name := rtrim(substring(v_hit from '^@[a-z0-9._-]+'), '._-');
+            if v_kind = 'handle_on' or (v_kind = 'at_handle' and v_hit ~ '^@') then
+                v_name := rtrim(substring(v_hit from '^@?[a-z0-9._-]+'), '._-');
                 v_start := v_found[i];
             else
                 v_hit := rtrim(v_hit, E' \n.,;:!?)"''/-_');
@@ -4564,7 +4637,10 @@ begin
                 select 1 from private.moderation_words as w where w.word = ltrim(v_name, '@ ') collate "C" and w.kind = 'plain'
             );
             continue when v_kind = 'named_handle' and v_after ~ (c ->> 'sentence_goes_on') and v_after !~ (c ->> 'sentence_may_go_on');
-            continue when v_kind = 'odd_named_handle' and (char_length(v_name) < 5 or v_name ~ (c ->> 'tech_word'));
+            continue when v_kind in ('odd_named_handle', 'handle_on') and (
+                char_length(v_name) < 5 or v_name ~ (c ->> 'tech_word')
+            );
+            continue when v_kind = 'handle_on' and substr(p_folded, greatest(1, v_start - 1), 1) ~ '[a-z0-9._-]' and v_start > 1;
             v_spans := v_spans || v_start || v_start + char_length(v_name);
         end loop;
     end loop;
@@ -4748,7 +4824,7 @@ begin
             from private.moderation_words as w
             where w.kind = 'unit' and w.word = substring(p_after from '^ ?([^\n -/:-`{-~€£¥•¤]+)') collate "C"
         )
-        or p_before ~ (c ->> 'identified_anywhere')
+        or (p_before ~ (c ->> 'identified_anywhere') and p_before !~ '(?:phone|tel|cell|mobile|number|no|nr)[.: ]?#[ :.]*$')
     then
         return false;
     end if;
@@ -4981,9 +5057,9 @@ declare
     v_forms text[];
     v_plain text;
     v_spoken text;
-    v_stretched text[];
-    v_collapsed text[];
+    v_collapsed text;
     v_more uuid[];
+    v_is_disguised boolean;
 begin
     -- One look at every word: a term or the first word of one, and what the engine itself knows.
     select
@@ -5019,46 +5095,44 @@ begin
         );
     end if;
 
-    if
-        octet_length(p_folded) = char_length(p_folded)
-        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'broken')
-        and p_folded !~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
-        and 'short' <> all(hints)
-        and cardinality(array_positions(hints, 'single')) < 3
-    then
-        return;
-    end if;
-    v_forms := private.moderation_forms(p_folded);
-    v_spoken := ' ' || v_forms[cardinality(v_forms)] || ' ';
-    v_forms := v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
-    caught := caught || array(
-        select t.rule_id
-        from unnest(v_forms) as w (word)
-        inner join private.moderation_terms as t on w.word collate "C" = t.first_word
-        where
-            case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-            and (not t.is_phrase or strpos(v_spoken, ' ' || t.term || ' ') > 0)
-    );
-
-    -- Stretched words: no letter of the term may be missing in the word.
-    v_stretched := array(
-        select distinct w.word
-        from unnest(v_words || v_forms) as w (word)
-        where
-            char_length(w.word) between 4 and 400
-            and w.word ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'stretched')
-    );
-    if v_stretched <> '{}' then
-        v_collapsed := string_to_array(private.moderation_collapse(array_to_string(v_stretched, ' ')), ' ');
+    v_is_disguised :=
+        octet_length(p_folded) > char_length(p_folded)
+        or p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'broken')
+        or 'short' = any(hints)
+        or cardinality(array_positions(hints, 'single')) >= 3;
+    if v_is_disguised then
+        v_forms := private.moderation_forms(p_folded);
+        v_spoken := ' ' || v_forms[cardinality(v_forms)] || ' ';
+        v_forms := v_forms[:cardinality(v_forms) - 1] || string_to_array(v_spoken, ' ');
         caught := caught || array(
             select t.rule_id
-            from unnest(v_stretched, v_collapsed) as w (word, collapsed)
-            inner join private.moderation_terms as t on w.collapsed collate "C" = t.collapsed
+            from unnest(v_forms) as w (word)
+            inner join private.moderation_terms as t on w.word collate "C" = t.first_word
             where
                 case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
-                and t.term ~ '^[a-z]{3,}$'
+                and (not t.is_phrase or strpos(v_spoken, ' ' || t.term || ' ') > 0)
+        );
+        v_words := v_words || v_forms;
+    end if;
+
+    -- Stretched words, with two letters too many at least. No letter of the term may be missing in the word.
+    v_plain := array_to_string(v_words, ' ');
+    v_collapsed := private.moderation_collapse(v_plain);
+    if char_length(v_plain) >= char_length(v_collapsed) + 2 then
+        caught := caught || array(
+            select t.rule_id
+            from unnest(v_words, string_to_array(v_collapsed, ' ')) as w (word, collapsed)
+            inner join private.moderation_terms as t on w.collapsed collate "C" = t.collapsed
+            where
+                char_length(w.word) between char_length(w.collapsed) + 2 and 400
+                and case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
+                and not t.is_phrase
+                and char_length(t.term) >= 3
                 and w.word ~ ('^' || regexp_replace(t.term, '(.)', '\1+', 'g') || '$')
         );
+    end if;
+    if not v_is_disguised then
+        return;
     end if;
 
     -- Words with stars in them.
@@ -5083,7 +5157,7 @@ begin
 
     -- Scripts without spaces.
     if octet_length(p_folded) > char_length(p_folded) then
-        v_plain := array_to_string(v_words, '');
+        v_plain := regexp_replace(p_folded, c_n, '', 'g');
         caught := caught || array(
             select t.rule_id
             from private.moderation_terms as t
@@ -5157,7 +5231,7 @@ begin
     for i in 1..cardinality(v_tokens) + 1 by 2 loop
         v_token := case when i < cardinality(v_tokens) then substr(p_folded, v_tokens[i], v_tokens[i + 1] - v_tokens[i]) else '' end;
         v_is_word := exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'digit');
-        if (v_is_word or v_token ~ '^[0-9]{1,4}$') and (v_words + v_digits = 0 or v_tokens[i] - v_finish <= 3) then
+        if (v_is_word or v_token ~ '^[0-9]{1,8}$') and (v_words + v_digits = 0 or v_tokens[i] - v_finish <= 3) then
             if v_words + v_digits = 0 then
                 v_start := v_tokens[i];
             end if;
@@ -5175,7 +5249,7 @@ begin
             v_spans := v_spans || v_start || v_finish;
         end if;
         v_words := v_is_word::integer;
-        v_digits := case when v_token ~ '^[0-9]{1,4}$' then char_length(v_token) else 0 end;
+        v_digits := case when v_token ~ '^[0-9]{1,8}$' then char_length(v_token) else 0 end;
         if v_words + v_digits > 0 then
             v_start := v_tokens[i];
             v_finish := v_tokens[i + 1];
@@ -5885,8 +5959,13 @@ begin
     if not found then
         return 'gone';
     end if;
-    if v_conversation.contact_allowed_at is not null then
-        v_pending.masked_body := null;
+    -- Masked by the rules as they are when others read it first. What is sealed was masked for its contact details.
+    if v_pending.is_sensitive then
+        v_pending.masked_body := case when v_conversation.contact_allowed_at is null then v_pending.masked_body end;
+    else
+        v_pending.masked_body := (
+            private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
+        ).masked_body;
     end if;
     perform private.insert_message(v_conversation, v_pending);
     return 'released';
@@ -6375,13 +6454,19 @@ begin
     if v_message.state is distinct from 'hidden' then
         return false;
     end if;
+    -- Somebody has looked: what the classifier was still to say does not hide it once more.
+    delete from private.classifier_jobs as j where j.message_id = p_message_id;
     if v_message.is_sensitive then
         perform private.show_message(v_message, null, 'visible', v_message.is_masked);
         return true;
     end if;
     select o.body into v_body from private.originals as o where o.message_id = p_message_id;
     if v_message.is_masked then
-        v_masked := (private.judge_text(v_body, false)).masked_body;
+        v_masked := (private.judge_text(v_body, (
+            select c.contact_allowed_at is not null
+            from public.conversations as c
+            where c.id = v_message.conversation_id
+        ))).masked_body;
     end if;
     if v_masked is null then
         delete from private.originals as o where o.message_id = p_message_id;
@@ -6397,23 +6482,36 @@ CREATE FUNCTION private.rewrap_envelopes(p_envelopes jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
-    AS $$
+    AS $_$
 declare
     v_count integer;
 begin
+    -- In two steps, because a value of another type would be an error in the second.
     if
         jsonb_typeof(p_envelopes) is distinct from 'array'
         or exists (
             select 1
-            from jsonb_to_recordset(p_envelopes) as c ("keyVersion" integer)
-            left join private.envelope_keys as k on c."keyVersion" = k.version and k.retired_at is null
-            where k.version is null
+            from jsonb_array_elements(p_envelopes) as c (envelope)
+            where
+                coalesce(c.envelope ->> 'messageId', '') !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                or coalesce(c.envelope ->> 'fromVersion', '') !~ '^[0-9]{1,9}$'
+                or coalesce(c.envelope ->> 'keyVersion', '') !~ '^[0-9]{1,9}$'
+                or coalesce(c.envelope ->> 'wrappedKey', '') !~ '^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
         )
     then
         raise sqlstate 'PT400' using
             message = 'validation_failed',
-            detail = 'An array of envelopes under a registered key that is in use is needed.',
+            detail = 'An array of {messageId, fromVersion, keyVersion, wrappedKey, oldDigest, digest} is needed.',
             hint = '/p_envelopes';
+    end if;
+    if exists (
+        select 1
+        from jsonb_to_recordset(p_envelopes) as c ("keyVersion" integer)
+        left join private.envelope_keys as k on c."keyVersion" = k.version and k.retired_at is null
+        where k.version is null
+    ) then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'All keys must be registered and in use.', hint = '/p_envelopes';
     end if;
     -- One order for all, so that two rotations at once wait for each other instead of deadlocking.
     perform 1
@@ -6447,7 +6545,7 @@ begin
     select count(*) into v_count from changed;
     return jsonb_build_object('rewrapped', v_count);
 end;
-$$;
+$_$;
 
 COMMENT ON FUNCTION private.rewrap_envelopes(p_envelopes jsonb) IS 'Definer, because envelopes are private. See public.rewrap_envelopes.';
 
@@ -6722,6 +6820,11 @@ begin
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
 
+        -- Under the lock, which a block, the end of a membership and the permission of contact details take as well.
+        if v_conversation_id is not null then
+            v_conversation := private.lock_for_send(v_me, v_conversation_id);
+        end if;
+
         -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
         v_now := clock_timestamp();
         v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0 and not exists (
@@ -6751,27 +6854,12 @@ begin
 
         if v_conversation_id is null then
             v_conversation_id := private.open_direct(v_me, v_other, p_gig_id, v_settings);
-        end if;
-        select c.* into v_conversation
-        from public.conversations as c
-        where c.id = v_conversation_id
-        for no key update;
-        -- Asked again under the lock, which a block and the end of a membership take as well.
-        if v_other is null then
-            perform 1
-            from public.conversation_members as m
-            where m.conversation_id = v_conversation_id and m.user_id = v_me and m.left_at is null;
-            if not found then
-                raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
-            end if;
-        elsif private.is_blocked_pair(v_me, v_other) then
-            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+            v_conversation := private.lock_for_send(v_me, v_conversation_id);
         end if;
         v_message.conversation_id := v_conversation_id;
         v_message.created_at := v_now;
         v_message.warning := case when v_verdict.action = 'warn' then v_verdict.label end;
-        -- Contact may have been allowed, or no longer, while we waited for the lock.
-        v_message.masked_body := case when v_conversation.contact_allowed_at is null then v_verdict.masked_body end;
+        v_message.masked_body := v_verdict.masked_body;
 
         insert into private.send_keys (from_user_id, client_message_id, request_digest, message_id)
         values (
@@ -8464,6 +8552,8 @@ CREATE INDEX reports_item_id_idx ON private.reports USING btree (item_id, id);
 
 CREATE UNIQUE INDEX reports_open_key ON private.reports USING btree (reporter_id, COALESCE(message_id, user_id)) WHERE (status = 'open'::text);
 
+CREATE INDEX sanctions_user_id_id_idx ON private.sanctions USING btree (user_id, id);
+
 CREATE INDEX sanctions_user_id_idx ON private.sanctions USING btree (user_id) WHERE (lifted_at IS NULL);
 
 CREATE INDEX verdicts_message_id_idx ON private.verdicts USING btree (message_id) WHERE (message_id IS NOT NULL);
@@ -8744,6 +8834,8 @@ REVOKE ALL ON FUNCTION private.lock_classification(p_message_id uuid, p_lease uu
 
 REVOKE ALL ON FUNCTION private.lock_desk(p_user_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) FROM PUBLIC;
@@ -8768,6 +8860,9 @@ GRANT ALL ON FUNCTION private.may_keep_avatar(p_name text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.may_use_live_topic(p_topic text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.may_use_live_topic(p_topic text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.may_write_live_topic(p_topic text, p_extension text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.may_write_live_topic(p_topic text, p_extension text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.member_json(p_member public.conversation_members) FROM PUBLIC;
 
@@ -9124,7 +9219,7 @@ CREATE TRIGGER profiles_forget_after_update AFTER UPDATE OF deleted_at ON auth.u
 -- Policies on tables of Supabase
 
 CREATE POLICY messaging_insert_topic ON realtime.messages AS PERMISSIVE FOR INSERT TO authenticated
-    WITH CHECK (((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND ( SELECT private.may_use_live_topic(( SELECT realtime.topic() AS topic)) AS may_use_live_topic)));
+    WITH CHECK (((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND private.may_write_live_topic(( SELECT realtime.topic() AS topic), extension)));
 CREATE POLICY messaging_select_topic ON realtime.messages AS PERMISSIVE FOR SELECT TO authenticated
     USING ((((extension = 'broadcast'::text) AND (( SELECT realtime.topic() AS topic) = ('user:'::text || ( SELECT uid() AS uid)))) OR ((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND ( SELECT private.may_use_live_topic(( SELECT realtime.topic() AS topic)) AS may_use_live_topic))));
 CREATE POLICY avatars_delete_own ON storage.objects AS PERMISSIVE FOR DELETE TO authenticated
