@@ -42,12 +42,13 @@ begin
         select 1
         from public.profiles as p
         where p.user_id in (p_viewer_id, p_user_id) and p.hides_last_seen and p_viewer_id <> p_user_id
-    ) or private.is_blocked_pair(p_viewer_id, p_user_id) then
+    ) or private.is_blocked_pair(p_viewer_id, p_user_id) or not private.account_is_active(p_user_id) then
         return null;
     end if;
     return (select private.iso_time(l.seen_at) from private.last_seen as l where l.user_id = p_user_id);
 end;
 $$;
 comment on function private.last_seen_at(uuid, uuid) is
-'When p_user_id was last here, to the minute; null when either of the two hides it or blocks the other: who does not tell is not told.';
+'When p_user_id was last here, to the minute; null when either of the two hides it or blocks the other, and, so that a '
+'block looks like nothing else, when the account is not active: who does not tell is not told.';
 revoke all on function private.last_seen_at(uuid, uuid) from public, anon, authenticated, service_role;
