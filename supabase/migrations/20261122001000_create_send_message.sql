@@ -484,6 +484,8 @@ begin
         );
         v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
+            -- Not a send, but as many as sends and no more: or words could be tried without end, each leaving a verdict.
+            perform private.take_pace(v_me, 'refused', v_settings.send_count_max, v_settings.send_window_s);
             update private.paces as p set recent = v_recent where p.user_id = v_me and p.kind = 'send';
             perform private.keep_verdict(
                 v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
