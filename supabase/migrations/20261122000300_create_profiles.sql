@@ -4,7 +4,8 @@
 --            Accounts that exist already are copied in one statement.
 -- Undo:      drop function private.create_profile() cascade; drop function private.forget_profile() cascade;
 --            drop function private.insert_profile(uuid, jsonb); drop function private.profile_json(uuid);
---            drop function private.account_is_active(uuid); drop table public.profiles;
+--            drop function private.account_is_active(uuid); drop table private.profile_settings;
+--            drop table public.profiles;
 --
 -- The undo drops the triggers through their functions: auth.users is not ours, so drop trigger is refused.
 set lock_timeout = '4s';
@@ -14,8 +15,6 @@ create table public.profiles (
     display_name text,
     avatar_url text,
     locale text,
-    private_reading boolean not null default false,
-    hides_last_seen boolean not null default false,
     search_name text generated always as (private.fold_text(display_name)) stored,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -43,11 +42,23 @@ comment on column public.profiles.user_id is 'auth.users.id.';
 comment on column public.profiles.display_name is 'Normalised, 1 to 80 code points; null renders as the fallback name.';
 comment on column public.profiles.avatar_url is 'An absolute http(s) URL, at most 2,048 characters.';
 comment on column public.profiles.locale is 'BCP 47 language tag; for the host application''s own use.';
-comment on column public.profiles.private_reading is 'Others are not told how far the person has read.';
-comment on column public.profiles.hides_last_seen is 'Others are not told when the person was last here, nor the person about others.';
 comment on column public.profiles.search_name is 'display_name folded for searches.';
 comment on column public.profiles.created_at is 'When the row was made.';
 comment on column public.profiles.updated_at is 'When a shown value changed last.';
+
+create table private.profile_settings (
+    user_id uuid not null,
+    private_reading boolean not null default false,
+    hides_last_seen boolean not null default false,
+    constraint profile_settings_pkey primary key (user_id)
+);
+revoke all on table private.profile_settings from public, anon, authenticated, service_role;
+comment on table private.profile_settings is
+'What only its owner sees of a profile: whoever may read profiles must not see who hides something.';
+comment on column private.profile_settings.user_id is 'auth.users.id.';
+comment on column private.profile_settings.private_reading is 'Others are not told how far the person has read.';
+comment on column private.profile_settings.hides_last_seen is
+'Others are not told when the person was last here, nor the person about others.';
 
 create function private.account_is_active(p_user_id uuid)
 returns boolean
@@ -163,6 +174,7 @@ set search_path = ''
 as $$
 begin
     delete from public.profiles as p where p.user_id = old.id;
+    delete from private.profile_settings as s where s.user_id = old.id;
     return null;
 end;
 $$;

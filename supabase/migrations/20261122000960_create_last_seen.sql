@@ -40,8 +40,8 @@ as $$
 begin
     if exists (
         select 1
-        from public.profiles as p
-        where p.user_id in (p_viewer_id, p_user_id) and p.hides_last_seen and p_viewer_id <> p_user_id
+        from private.profile_settings as s
+        where s.user_id in (p_viewer_id, p_user_id) and s.hides_last_seen and p_viewer_id <> p_user_id
     ) or private.is_blocked_pair(p_viewer_id, p_user_id) or not private.account_is_active(p_user_id) then
         return null;
     end if;

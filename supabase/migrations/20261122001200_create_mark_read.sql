@@ -104,7 +104,7 @@ begin
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
         v_shares := v_seq > v_before.shared_read_seq and not coalesce(
-            (select p.private_reading from public.profiles as p where p.user_id = p_user_id), false
+            (select s.private_reading from private.profile_settings as s where s.user_id = p_user_id), false
         ) and not private.is_blocked_pair(p_user_id, private.direct_other(v_conversation, p_user_id));
         v_concerned := case
             when v_shares then private.receipt_audience(

@@ -16,8 +16,8 @@ as $$
 begin
     return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
         'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id),
-        'privateReading', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.private_reading),
-        'hidesLastSeen', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.hides_last_seen)
+        'privateReading', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.private_reading),
+        'hidesLastSeen', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.hides_last_seen)
     ));
 end;
 $$;
@@ -161,18 +161,26 @@ begin
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
     perform private.require_allowed_line(v_name, '/displayName');
-    insert into public.profiles as p (user_id, display_name, avatar_url, locale, private_reading, hides_last_seen)
-    values (
-        v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale',
-        coalesce((p_changes ->> 'privateReading')::boolean, false), coalesce((p_changes ->> 'hidesLastSeen')::boolean, false)
-    )
+    insert into public.profiles as p (user_id, display_name, avatar_url, locale)
+    values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
     on conflict (user_id) do update set
         display_name = case when p_changes ? 'displayName' then excluded.display_name else p.display_name end,
         avatar_url = case when p_changes ? 'avatarUrl' then excluded.avatar_url else p.avatar_url end,
         locale = case when p_changes ? 'locale' then excluded.locale else p.locale end,
-        private_reading = case when p_changes ? 'privateReading' then excluded.private_reading else p.private_reading end,
-        hides_last_seen = case when p_changes ? 'hidesLastSeen' then excluded.hides_last_seen else p.hides_last_seen end,
-        updated_at = clock_timestamp();
+        -- Only when something shown has changed, or it would tell that something else has.
+        updated_at = case
+            when p_changes ?| array['displayName', 'avatarUrl', 'locale'] then clock_timestamp() else p.updated_at
+        end;
+    if p_changes ?| array['privateReading', 'hidesLastSeen'] then
+        insert into private.profile_settings as s (user_id, private_reading, hides_last_seen)
+        values (
+            v_me,
+            coalesce((p_changes ->> 'privateReading')::boolean, false), coalesce((p_changes ->> 'hidesLastSeen')::boolean, false)
+        )
+        on conflict (user_id) do update set
+            private_reading = case when p_changes ? 'privateReading' then excluded.private_reading else s.private_reading end,
+            hides_last_seen = case when p_changes ? 'hidesLastSeen' then excluded.hides_last_seen else s.hides_last_seen end;
+    end if;
     if p_changes ?| array['displayName', 'avatarUrl'] then
         perform private.announce_profile(v_me);
     end if;
