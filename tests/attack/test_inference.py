@@ -94,7 +94,7 @@ ORACLES = [
     "profiles?user_id=eq.$owner", "profiles?display_name=eq.Owner", "profiles?display_name=ilike.own*&user_id=neq.$me",
     "profiles?search_name=like.*own*", "profiles?user_id=in.($owner,$member)",
     "profiles?user_id=neq.$me&order=display_name",
-    "profiles?locale=eq.en&user_id=neq.$me", "profiles?hides_last_seen=is.false&user_id=neq.$me",
+    "profiles?locale=eq.en&user_id=neq.$me", "profiles?avatar_url=not.is.null&user_id=neq.$me",
 ]  # fmt: skip
 
 

@@ -289,3 +289,21 @@ def test_the_audit_log_cannot_be_rewritten(db: Any, cluster: Any, supabase_stack
                 continue
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
                 conn.execute(statement)
+
+
+def test_contacts_see_of_a_profile_what_the_api_shows(someone: Any) -> None:
+    """Not who hides something: that would tell a block from a wish to be left alone."""
+    ann, bob = someone("Ann"), someone("Bob")
+    ann.rpc("send_message", body="Hello", to_user_id=bob.id)
+    before = bob.rows(f"profiles?user_id=eq.{ann.id}")
+    assert set(before[0]) <= {
+        "user_id",
+        "display_name",
+        "avatar_url",
+        "locale",
+        "search_name",
+        "created_at",
+        "updated_at",
+    }
+    assert ann.rpc("update_profile", changes={"hidesLastSeen": True, "privateReading": True}).is_success
+    assert bob.rows(f"profiles?user_id=eq.{ann.id}") == before
