@@ -1752,6 +1752,7 @@ CREATE FUNCTION private.forget_profile() RETURNS trigger
     AS $$
 begin
     delete from public.profiles as p where p.user_id = old.id;
+    delete from private.profile_settings as s where s.user_id = old.id;
     return null;
 end;
 $$;
@@ -3091,16 +3092,16 @@ CREATE FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) RETURNS t
 begin
     if exists (
         select 1
-        from public.profiles as p
-        where p.user_id in (p_viewer_id, p_user_id) and p.hides_last_seen and p_viewer_id <> p_user_id
-    ) or private.is_blocked_pair(p_viewer_id, p_user_id) then
+        from private.profile_settings as s
+        where s.user_id in (p_viewer_id, p_user_id) and s.hides_last_seen and p_viewer_id <> p_user_id
+    ) or private.is_blocked_pair(p_viewer_id, p_user_id) or not private.account_is_active(p_user_id) then
         return null;
     end if;
     return (select private.iso_time(l.seen_at) from private.last_seen as l where l.user_id = p_user_id);
 end;
 $$;
 
-COMMENT ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) IS 'When p_user_id was last here, to the minute; null when either of the two hides it or blocks the other: who does not tell is not told.';
+COMMENT ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) IS 'When p_user_id was last here, to the minute; null when either of the two hides it or blocks the other, and, so that a block looks like nothing else, when the account is not active: who does not tell is not told.';
 
 CREATE FUNCTION private.leave_all_groups() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -5518,8 +5519,8 @@ CREATE FUNCTION private.own_profile_json(p_user_id uuid) RETURNS jsonb
 begin
     return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
         'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id),
-        'privateReading', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.private_reading),
-        'hidesLastSeen', exists (select 1 from public.profiles as p where p.user_id = p_user_id and p.hides_last_seen)
+        'privateReading', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.private_reading),
+        'hidesLastSeen', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.hides_last_seen)
     ));
 end;
 $$;
@@ -5662,7 +5663,7 @@ begin
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
         v_shares := v_seq > v_before.shared_read_seq and not coalesce(
-            (select p.private_reading from public.profiles as p where p.user_id = p_user_id), false
+            (select s.private_reading from private.profile_settings as s where s.user_id = p_user_id), false
         ) and not private.is_blocked_pair(p_user_id, private.direct_other(v_conversation, p_user_id));
         v_concerned := case
             when v_shares then private.receipt_audience(
@@ -6845,6 +6846,8 @@ begin
         );
         v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
+            -- Not a send, but as many as sends and no more: or words could be tried without end, each leaving a verdict.
+            perform private.take_pace(v_me, 'refused', v_settings.send_count_max, v_settings.send_window_s);
             update private.paces as p set recent = v_recent where p.user_id = v_me and p.kind = 'send';
             perform private.keep_verdict(
                 v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
@@ -7550,18 +7553,26 @@ begin
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
     perform private.require_allowed_line(v_name, '/displayName');
-    insert into public.profiles as p (user_id, display_name, avatar_url, locale, private_reading, hides_last_seen)
-    values (
-        v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale',
-        coalesce((p_changes ->> 'privateReading')::boolean, false), coalesce((p_changes ->> 'hidesLastSeen')::boolean, false)
-    )
+    insert into public.profiles as p (user_id, display_name, avatar_url, locale)
+    values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
     on conflict (user_id) do update set
         display_name = case when p_changes ? 'displayName' then excluded.display_name else p.display_name end,
         avatar_url = case when p_changes ? 'avatarUrl' then excluded.avatar_url else p.avatar_url end,
         locale = case when p_changes ? 'locale' then excluded.locale else p.locale end,
-        private_reading = case when p_changes ? 'privateReading' then excluded.private_reading else p.private_reading end,
-        hides_last_seen = case when p_changes ? 'hidesLastSeen' then excluded.hides_last_seen else p.hides_last_seen end,
-        updated_at = clock_timestamp();
+        -- Only when something shown has changed, or it would tell that something else has.
+        updated_at = case
+            when p_changes ?| array['displayName', 'avatarUrl', 'locale'] then clock_timestamp() else p.updated_at
+        end;
+    if p_changes ?| array['privateReading', 'hidesLastSeen'] then
+        insert into private.profile_settings as s (user_id, private_reading, hides_last_seen)
+        values (
+            v_me,
+            coalesce((p_changes ->> 'privateReading')::boolean, false), coalesce((p_changes ->> 'hidesLastSeen')::boolean, false)
+        )
+        on conflict (user_id) do update set
+            private_reading = case when p_changes ? 'privateReading' then excluded.private_reading else s.private_reading end,
+            hides_last_seen = case when p_changes ? 'hidesLastSeen' then excluded.hides_last_seen else s.hides_last_seen end;
+    end if;
     if p_changes ?| array['displayName', 'avatarUrl'] then
         perform private.announce_profile(v_me);
     end if;
@@ -8316,7 +8327,7 @@ CREATE TABLE private.paces (
     kind text NOT NULL,
     happened_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
     recent bigint[] DEFAULT '{}'::bigint[] NOT NULL,
-    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text, 'report'::text])))
+    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text, 'report'::text, 'refused'::text])))
 )
 WITH (fillfactor='50');
 
@@ -8324,11 +8335,25 @@ COMMENT ON TABLE private.paces IS 'Times of a person''s counted events inside th
 
 COMMENT ON COLUMN private.paces.user_id IS 'auth.users.id: the sender, or the recipient of first contacts.';
 
-COMMENT ON COLUMN private.paces.kind IS 'send, edit, report, new_conversation (started by the person) or first_contact (received from a stranger).';
+COMMENT ON COLUMN private.paces.kind IS 'send, refused (by a rule), edit, report, new_conversation (started by the person) or first_contact (received from a stranger).';
 
 COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the window is dropped at the next write.';
 
 COMMENT ON COLUMN private.paces.recent IS 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';
+
+CREATE TABLE private.profile_settings (
+    user_id uuid NOT NULL,
+    private_reading boolean DEFAULT false NOT NULL,
+    hides_last_seen boolean DEFAULT false NOT NULL
+);
+
+COMMENT ON TABLE private.profile_settings IS 'What only its owner sees of a profile: whoever may read profiles must not see who hides something.';
+
+COMMENT ON COLUMN private.profile_settings.user_id IS 'auth.users.id.';
+
+COMMENT ON COLUMN private.profile_settings.private_reading IS 'Others are not told how far the person has read.';
+
+COMMENT ON COLUMN private.profile_settings.hides_last_seen IS 'Others are not told when the person was last here, nor the person about others.';
 
 CREATE TABLE private.send_keys (
     from_user_id uuid NOT NULL,
@@ -8385,8 +8410,6 @@ CREATE TABLE public.profiles (
     display_name text,
     avatar_url text,
     locale text,
-    private_reading boolean DEFAULT false NOT NULL,
-    hides_last_seen boolean DEFAULT false NOT NULL,
     search_name text GENERATED ALWAYS AS (private.fold_text(display_name)) STORED,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -8408,10 +8431,6 @@ COMMENT ON COLUMN public.profiles.display_name IS 'Normalised, 1 to 80 code poin
 COMMENT ON COLUMN public.profiles.avatar_url IS 'An absolute http(s) URL, at most 2,048 characters.';
 
 COMMENT ON COLUMN public.profiles.locale IS 'BCP 47 language tag; for the host application''s own use.';
-
-COMMENT ON COLUMN public.profiles.private_reading IS 'Others are not told how far the person has read.';
-
-COMMENT ON COLUMN public.profiles.hides_last_seen IS 'Others are not told when the person was last here, nor the person about others.';
 
 COMMENT ON COLUMN public.profiles.search_name IS 'display_name folded for searches.';
 
@@ -8490,6 +8509,9 @@ ALTER TABLE ONLY private.paces
 
 ALTER TABLE ONLY private.pending_messages
     ADD CONSTRAINT pending_messages_pkey PRIMARY KEY (message_id);
+
+ALTER TABLE ONLY private.profile_settings
+    ADD CONSTRAINT profile_settings_pkey PRIMARY KEY (user_id);
 
 ALTER TABLE ONLY private.reports
     ADD CONSTRAINT reports_pkey PRIMARY KEY (id);
