@@ -170,7 +170,8 @@ def test_forged_tokens_open_neither_door(http: httpx.Client, attacked: World, fo
             try:
                 answer = knock(headers)
             except httpx.TransportError:
-                assert name == "huge", (door, name)  # servers hang up on headers of that size
+                # Servers hang up on headers of that size; their answer may be lost with the connection.
+                assert len(forged) > 16_000, (door, name)
                 continue
             if door == "Auth" and "duplicate" in name:
                 continue  # well signed, and Auth asks who it is for, whatever the role
