@@ -15,14 +15,15 @@ create table private.paces (
     happened_at timestamptz[] not null default '{}',
     recent bigint[] not null default '{}',
     constraint paces_pkey primary key (user_id, kind),
-    constraint paces_kind_check check (kind in ('send', 'new_conversation', 'first_contact', 'edit', 'report', 'refused'))
+    constraint paces_kind_check check (kind in ('send', 'new_conversation', 'first_contact', 'edit', 'report', 'refused', 'profile'))
 ) with (fillfactor = 50);
 revoke all on table private.paces from public, anon, authenticated, service_role;
 comment on table private.paces is
 'Times of a person''s counted events inside the window, oldest first. The send row is also the sender row: locked first by every send.';
 comment on column private.paces.user_id is 'auth.users.id: the sender, or the recipient of first contacts.';
 comment on column private.paces.kind is
-'send, refused (by a rule), edit, report, new_conversation (started by the person) or first_contact (received from a stranger).';
+'send, refused (by a rule), edit, profile (of a name or picture), report, new_conversation (started by the person) or first_contact '
+'(received from a stranger).';
 comment on column private.paces.happened_at is 'Ascending; what has left the window is dropped at the next write.';
 comment on column private.paces.recent is
 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';

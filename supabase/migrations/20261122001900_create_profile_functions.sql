@@ -161,6 +161,10 @@ begin
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
     perform private.require_allowed_line(v_name, '/displayName');
+    if p_changes ?| array['displayName', 'avatarUrl'] then
+        -- Up to fifty people are told: as often as a text may be edited, and no more.
+        perform private.take_pace(v_me, 'profile', s.edit_count_max, s.edit_pace_window_s) from private.settings as s;
+    end if;
     insert into public.profiles as p (user_id, display_name, avatar_url, locale)
     values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
     on conflict (user_id) do update set
@@ -202,6 +206,6 @@ return private.update_profile(p_changes);
 comment on function public.update_profile(jsonb) is
 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: '
 '{profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, '
-'PT422 text_rejected.';
+'PT422 text_rejected, PT429 rate_limited.';
 revoke all on function public.update_profile(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.update_profile(jsonb) to authenticated;
