@@ -307,3 +307,12 @@ def test_contacts_see_of_a_profile_what_the_api_shows(someone: Any) -> None:
     }
     assert ann.rpc("update_profile", changes={"hidesLastSeen": True, "privateReading": True}).is_success
     assert bob.rows(f"profiles?user_id=eq.{ann.id}") == before
+
+
+def test_changes_of_a_name_have_a_limit(someone: Any, db: Any) -> None:
+    """Each is told to everybody the person talks with, and the edge limiter is not on this way."""
+    ann, bob = someone("Ann"), someone("Bob")
+    ann.rpc("send_message", body="Hello", to_user_id=bob.id)
+    said = [outcome(ann.rpc("update_profile", changes={"displayName": f"Ann {n}"})) for n in range(32)]
+    assert (said.count("ok"), said[-1]) == (30, "rate_limited")
+    assert ann.rpc("update_profile", changes={"hidesLastSeen": True}).is_success
