@@ -45,7 +45,8 @@ def test_tables_show_each_role_its_rows(db: Any, matrix: Matrix, attacked: World
                     problems.append(f"{role} reads {table}: {answer.status_code} {answer.text[:100]}")
                 continue
             found = {tuple(row[each] for each in key.split(",")) for row in answer.json()}
-            if found != expected:
+            # One answer has at most 1,000 rows; the count below is of all.
+            if found != expected and not (found < expected and len(found) == 1000):
                 problems.append(f"{role} reads {len(found)} rows of {table}, not {len(expected)}")
             seen_by_members += len(found) * (role == "member")
             counted = attacked.ask(
@@ -133,20 +134,17 @@ def test_private_objects_cannot_be_reached_by_name(db: Any, matrix: Matrix, atta
     private = {name.partition("(")[0] for name in functions_of(db) if name.startswith("private.")}
     for role in ("anon", "service", "moderator", "member"):
         for name in sorted(name for name in tables_of(db) if name.startswith("private.")):
-            short = name.removeprefix("private.")
-            if f"public.{short}" not in public and attacked.ask(role, "GET", f"/rest/v1/{short}").is_success:
-                problems.append(f"{role} reads {name} as {short}")
-            if attacked.ask(role, "GET", f"/rest/v1/{name}").is_success:
-                problems.append(f"{role} reads {name}")
+            for asked in {name, name.removeprefix("private.")} - {each.removeprefix("public.") for each in public}:
+                if attacked.ask(role, "GET", f"/rest/v1/{asked}").is_success:
+                    problems.append(f"{role} reads {name} as {asked}")
+    for role, schema in (("anon", {}), ("service", {}), ("member", {}), ("moderator", {"Content-Profile": "private"})):
         for name in sorted(private):
             short = name.removeprefix("private.")
-            if f"public.{short}" not in public and attacked.rpc(role, short).status_code != 404:
-                problems.append(f"{role} calls {name} as {short}")
-            answer = attacked.ask(
-                role, "POST", f"/rest/v1/rpc/{short}", json={}, headers={"Content-Profile": "private"}
-            )
-            if outcome(answer) != "PGRST106":
-                problems.append(f"{role} calls {name}: {answer.text[:100]}")
+            if not schema and f"public.{short}" in public:
+                continue
+            answer = attacked.ask(role, "POST", f"/rest/v1/rpc/{short}", json={}, headers=schema)
+            if outcome(answer) != ("PGRST106" if schema else "PGRST202"):
+                problems.append(f"{role} calls {name} as {short}: {answer.text[:100]}")
     none_of(problems)
 
 
