@@ -287,14 +287,14 @@ def opened(answer: Any, vault: Vault | None) -> Any:
     Shape:  an object with `envelope` gets `body`, or `unreadable` and no body, and loses `envelope`. The masked form is
             taken where `masked` says so.
     """
-    unreadable: set[Any] = set()
+    unreadable: set[int | None] = set()
     _open_all(answer, vault, unreadable)
     if unreadable:
         log.warning("sensitive_unreadable", key_versions=sorted(unreadable, key=str))
     return answer
 
 
-def _open_all(value: Any, vault: Vault | None, unreadable: set[Any]) -> None:
+def _open_all(value: Any, vault: Vault | None, unreadable: set[int | None]) -> None:
     if isinstance(value, list):
         for item in value:
             _open_all(item, vault, unreadable)
@@ -306,7 +306,8 @@ def _open_all(value: Any, vault: Vault | None, unreadable: set[Any]) -> None:
             body = text and (text.masked if value.get("masked") else text.body)
             value["body"], value["unreadable"] = body, body is None
             if body is None:
-                unreadable.add(envelope.get("keyVersion") if isinstance(envelope, dict) else None)
+                version = envelope.get("keyVersion") if isinstance(envelope, dict) else None
+                unreadable.add(version if isinstance(version, int) else None)
         for item in value.values():
             _open_all(item, vault, unreadable)
 

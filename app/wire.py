@@ -28,9 +28,11 @@ BODY_TIMEOUT_S = 10.0
 # Ours are seven at the most; links collect some more on their way.
 _PARAMETERS_COUNT_MAX = 100
 
-# The two spellings msgspec has for where something is wrong.
-_AT = re.compile(r" - at `(?:key in )?\$(.*?)`$")
-_NAMED = re.compile(r"^Object (?:missing required field|contains unknown field) `(.*)`$", re.DOTALL)
+# The spelling msgspec has for where something is wrong, and the two sentences in which it quotes the client.
+_AT = " - at `"
+_UNKNOWN = "Object contains unknown field `"
+_NOT_LISTED = "Invalid enum value "
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 _STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+|\.\.\.)\]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _encode = msgspec.json.Encoder().encode
@@ -225,17 +227,26 @@ def decode(body: bytes, shape: Any) -> Any:
 
 
 def _explain(message: str) -> tuple[str, str]:
-    """JSON pointer and sentence for a message of msgspec, which names the path but never a value."""
-    pointer = ""
-    if at := _AT.search(message):
-        message = message[: at.start()]
-        pointer = "".join(f"/{_escape(name or index)}" for name, index in _STEP.findall(at[1]))
-    if named := _NAMED.match(message):
-        missing = "missing" in message[:16]
-        return f"{pointer}/{_escape(named[1])}", "This member is missing." if missing else "There is no such member."
-    if "matching regex" in message:
-        message = "Expected a UUID in its canonical form"
-    return pointer, message.replace("`", "") + "."
+    """JSON pointer and sentence for a message of msgspec; what a client wrote is in the pointer only, and escaped."""
+    # The last one is msgspec's own; those before are part of a name or value that was sent.
+    said, at, path = message.rpartition(_AT)
+    pointer = _pointer(path) if at else ""
+    if message.startswith(_UNKNOWN):
+        name = (said or message).removeprefix(_UNKNOWN).removesuffix("`")
+        return f"{pointer}/{_escape(name)}", "There is no such member."
+    if message.startswith(_NOT_LISTED):
+        return pointer, "This is not one of the values that can be given."
+    said = said or message
+    if missing := _MISSING.fullmatch(said):
+        return f"{pointer}/{missing[1]}", "This member is missing."
+    if "matching regex" in said:
+        said = "Expected a UUID in its canonical form"
+    return pointer, said.replace("`", "") + "."
+
+
+def _pointer(path: str) -> str:
+    # No shape of ours is deeper.
+    return "".join(f"/{_escape(name or index)}" for name, index in _STEP.findall(path.removesuffix("`"))[:4])
 
 
 def _escape(name: str) -> str:

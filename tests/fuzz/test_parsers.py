@@ -29,9 +29,12 @@ from app.limits import ClientAddresses, Limiter
 from app.main import create_app
 from app.problems import CATALOGUE, Problem, render
 from app.routes.messages import _key
-from app.settings import Settings, SettingsError, load
+from app.settings import MessageKey, Settings, SettingsError, load, message_keys
 from app.supabase import Caller, problem_of
+from app.vault import About, Text, Vault, opened
 from app.wire import ApiRequest, changes, decode, given_id, struct_of
+from app.worker import Verdict as WorkerVerdict
+from app.worker import _decode_verdict
 from tests.unit.fakes import ADA, KEY, SECRET, config
 
 # Nothing of ours contains it; where it turns up, an input was repeated.
@@ -76,7 +79,11 @@ def harmless(problem: Problem) -> Problem:
 @given(data=st.data())
 def test_bodies(shape: Any, data: st.DataObject) -> None:
     names = [field.encode_name for field in msgspec.structs.fields(shape)]
-    members = st.fixed_dictionaries({}, optional=dict.fromkeys(names, anything)) | anything
+    # Names and values that look like the decoder's own words about a path.
+    imitation = st.text("`$.[] -at0", max_size=12).map(lambda end: f"\x1b - at `$.{end}")
+    value = anything | imitation | imitation.map(MARK.__add__)
+    members = st.fixed_dictionaries({}, optional=dict.fromkeys(names, value)) | anything
+    members |= st.dictionaries(st.sampled_from(names) | imitation, value, max_size=4)
     if "receipts" in names:
         receipt = st.fixed_dictionaries({}, optional={"conversationId": scalar, "seq": scalar})
         members |= st.fixed_dictionaries({"receipts": st.lists(receipt, max_size=3)})
@@ -362,6 +369,55 @@ def test_log_lines_and_ids(
     assert (told["method"], told["route"], told["code"], told["level"]) == (method, route, code, "info")
 
 
+# ----- sensitive texts -----
+
+VAULT = Vault([MessageKey(1, bytes(32)), MessageKey(2, b"k" * 32)])
+ABOUT = About(ADA, KEY, None, ADA, None)
+SEALED = msgspec.to_builtins(VAULT.seal(Text(MARK), ABOUT))
+member = st.sampled_from(sorted(SEALED))
+
+
+@given(anything | st.dictionaries(member, anything | st.sampled_from(["AAAA", "", 1, 2, 3]), max_size=4).map(
+    lambda changed: {**SEALED, **changed}
+))  # fmt: skip
+@example(SEALED)
+def test_sealed_envelopes(envelope: Any) -> None:
+    """Only what was sealed is opened, and an answer of SQL is passed on whatever its envelopes are."""
+    log.begin(log.Exchange("GET", []))
+    text_of = VAULT.open(envelope)
+    assert (text_of is not None) == (VAULT.rewrap(envelope) is not None)
+    if text_of is not None:
+        assert text_of.body == MARK
+        assert {name: envelope[name] for name in ("ciphertext", "nonce", "target")}.items() <= SEALED.items()
+    for vault in (VAULT, None):
+        answer = {"messages": [{"envelope": envelope, "masked": True}, {"envelope": envelope}]}
+        for message in opened(answer, vault)["messages"]:
+            assert message.keys() <= {"body", "unreadable", "masked"}
+            assert message["unreadable"] == (message["body"] is None)
+
+
+@given(st.text(), st.text() | st.none())
+def test_sealing(body: str, masked: str | None) -> None:
+    sealed = VAULT.seal(Text(body, masked) if masked is not None else Text(body), ABOUT)
+    # As it is kept and comes back.
+    read = VAULT.open(json.loads(msgspec.json.encode(sealed)))
+    assert read is not None
+    assert (read.body, read.masked) == (body, masked)
+
+
+@given(
+    st.binary()
+    | anything.map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(st.sampled_from(["action", "label", "score", "model"]), scalar, max_size=4).map(
+        lambda value: json.dumps(value).encode()
+    )
+)
+@example(b"[" * 100_000)
+def test_verdicts_of_the_classifier(answer: bytes) -> None:
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        assert isinstance(_decode_verdict(answer), WorkerVerdict)
+
+
 # ----- what the other side answers, and what the environment says -----
 
 
@@ -422,3 +478,18 @@ def test_settings(environment: dict[str, str]) -> None:
     else:
         assert 0 < loaded.upstream_timeout_s <= 60
         assert all(re.fullmatch(r"https?://[^/?#@\s]+", url) for url in (loaded.supabase_url, *loaded.cors_origins))
+
+
+ENTRIES = [MARK, f"1:{MARK}", "1:" + "A" * 43 + "=", "2:" + "B" * 43 + "=", "0:x", ":", ","]
+
+
+@given(st.text() | st.lists(st.sampled_from(ENTRIES)).map(",".join))
+@example("1:" + "A" * 43 + "=,1:" + "B" * 43 + "=")
+def test_message_keys(told: str) -> None:
+    try:
+        keys = message_keys({"MESSAGE_KEYS": told})
+    except SettingsError as error:
+        assert MARK not in str(error)
+    else:
+        assert all(len(key.secret) == 32 and key.version > 0 for key in keys)
+        assert len({key.version for key in keys}) == len(keys)

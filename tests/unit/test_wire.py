@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -26,6 +26,7 @@ class Shape(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=100)] = 30
     receipts: list[Inner] = []
     by_name: dict[str, int] = {}
+    kind: Literal["one", "two"] = "one"
 
 
 def fault(body: bytes) -> tuple[str, str]:
@@ -86,6 +87,12 @@ NOT_JSON = ("", "The body is not valid JSON in UTF-8.")
         (b'{"body": "x", "receipts": [{"upTo": 1}, {"upTo": "x"}]}', ("/receipts/1/upTo", "Expected int, got str.")),
         (b'{"body": "x", "receipts": [{}]}', ("/receipts/0/upTo", "This member is missing.")),
         (b'{"body": "x", "receipts": [{"upTo": 1, "x": 1}]}', ("/receipts/0/x", "There is no such member.")),
+        # Names and values that look like msgspec's own words get into the pointer at the most, cut and escaped.
+        (b'{"body": "x", "a - at `$.b": 1}', ("/b/a", "There is no such member.")),
+        (b'{"body": "x", "a` - at `$.b": 1}', ("/b/a", "There is no such member.")),
+        (b'{"body": "x", "a - at `$.b.c.d.e.f.g": 1}', ("/b/c/d/e/a", "There is no such member.")),
+        (b'{"body": "x", "kind": "secret"}', ("/kind", "This is not one of the values that can be given.")),
+        (b'{"body": "x", "kind": "z - at `$.y"}', ("/kind", "This is not one of the values that can be given.")),
         (b'{"body": "x", "body": "y"}', ("", "A member occurs twice.")),
         (b'{"body": "x", "\\u0062ody": "y"}', ("", "A member occurs twice.")),
         (b'{"body": "x", "receipts": [{"upTo": 1, "upTo": 1}]}', ("", "A member occurs twice.")),
