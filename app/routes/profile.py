@@ -35,7 +35,7 @@ async def get_profile(request: ApiRequest) -> Reply:
 
 
 # As SQL asks for them. It also takes one's own object over plain http, which only a development machine has.
-_HTTPS = r"^https://[A-Za-z0-9._:\[\]-]+(/[!-~]*)?$"
+_HTTPS = r"^https://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[!-~]*)?$"
 _LANGUAGE = r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$"
 
 

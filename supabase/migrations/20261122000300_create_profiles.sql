@@ -132,7 +132,7 @@ as $$
             -- As update_profile takes it; an object of one's own in Storage cannot be there yet.
             where
                 char_length(u.url) <= 2048
-                and u.url ~ '^https://[^/?#@\s\\]+(/[!-~]*)?$'
+                and u.url ~ '^https://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[!-~]*)?$'
                 and u.url !~ '/storage/v1/object/public/avatars/'
         )
     on conflict (user_id) do nothing;

@@ -58,7 +58,7 @@ stable
 set search_path = ''
 as $$
 begin
-    if char_length(p_url) > 2048 or p_url !~ '^https?://[A-Za-z0-9._:\[\]-]+(/[!-~]*)?$' then
+    if char_length(p_url) > 2048 or p_url !~ '^https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[!-~]*)?$' then
         return false;
     end if;
     -- An object of one's own in the bucket must be there. A development machine serves it by plain http.

@@ -71,6 +71,10 @@ class TestUpdate:
             ({"avatarUrl": "https://"}, "/avatarUrl"),
             ({"avatarUrl": "https://exam\u202eple.com/a.png"}, "/avatarUrl"),
             ({"avatarUrl": "https://ex\u0430mple.com/"}, "/avatarUrl"),
+            # Parsers of URLs fail on these, and every member of a conversation would be given them.
+            ({"avatarUrl": "https://[x/"}, "/avatarUrl"),
+            ({"avatarUrl": "https://example.com:/a.png"}, "/avatarUrl"),
+            ({"avatarUrl": "https://example.com:x/a.png"}, "/avatarUrl"),
             ({"avatarUrl": "https://example.com/" + "x" * 2048}, "/avatarUrl"),
             ({"locale": "english please"}, "/locale"),
             ({"user_id": "x"}, "/user_id"),
