@@ -7,14 +7,16 @@ import re
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from clients import generate
 from stack.places import CLIENT, ROOT, node
-from tests.conftest import SupabaseStack
+from tests.conftest import Person, SupabaseStack
 
 TSC = [str(node()), str(CLIENT / "node_modules" / "typescript" / "bin" / "tsc")]
 
@@ -107,15 +109,37 @@ def test_retries_tokens_requests_and_live() -> None:
     node_tests("unit")
 
 
+@pytest.fixture
+def rules(db: psycopg.Connection[Any]) -> Iterator[None]:
+    """Words that safety recipes are tried with: one that warns, one that is held, one that is refused."""
+    words = {"warn": "flimflam", "hold": "quarantella", "reject": "zorgonite"}
+    for action, word in words.items():
+        db.execute(
+            "insert into private.moderation_rules (name, kind, action, label, explanation, terms)"
+            " values (%s, 'term', %s, 'scam', %s, %s)",
+            [f"clients_{word}", action, f"{word} is not wanted here.", [word]],
+        )
+    yield
+    db.execute("delete from private.moderation_rules where name like 'clients\\_%'")
+
+
 @pytest.mark.timeout(200)
 def test_functions_faults_recipes_and_live_on_the_real_stack(
-    realtime_stack: SupabaseStack, service_url: str, mint_token: Callable[..., str]
+    realtime_stack: SupabaseStack,
+    service_url: str,
+    mint_token: Callable[..., str],
+    new_person: Callable[..., Person],
+    rules: None,
+    db: psycopg.Connection[Any],
 ) -> None:
     now = int(time.time())
+    moderator = new_person("Moderator")
+    db.execute("insert into private.moderators (user_id, role) values (%s, 'moderator')", [moderator.id])
     node_tests(
         "stack",
         API_URL=service_url,
         SUPABASE_URL=realtime_stack.url,
         SUPABASE_PUBLISHABLE_KEY=realtime_stack.publishable_key,
+        MODERATOR_TOKEN=moderator.token,
         EXPIRED_TOKEN=mint_token(str(uuid.uuid4()), iat=now - 7200, exp=now - 3600),
     )

@@ -4,6 +4,7 @@ import { listMessages, type Message } from "../lib/api/messages.ts";
 export function merge(known: readonly Message[], incoming: readonly Message[]): Message[] {
   const byId = new Map(known.map((message) => [message.id, message]));
   for (const message of incoming) {
+    if (message.seq === 0) continue; // held back: it has no place here yet
     if (message.eventSeq >= (byId.get(message.id)?.eventSeq ?? 0)) byId.set(message.id, message);
   }
   return [...byId.values()].sort((one, other) => one.seq - other.seq);

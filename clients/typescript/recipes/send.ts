@@ -3,7 +3,8 @@ import { sendMessage, type Message } from "../lib/api/messages.ts";
 export interface Bubble {
   clientMessageId: string;
   body: string;
-  state: "pending" | "sent" | "failed";
+  /** `held`: a moderator looks at it first, and until then nobody else sees it. */
+  state: "pending" | "sent" | "held" | "failed";
   message?: Message;
   error?: unknown;
 }
@@ -19,7 +20,7 @@ export async function send(
   show({ ...bubble, state: "pending" });
   try {
     const { message } = await sendMessage({ conversationId, ...bubble });
-    show({ ...bubble, state: "sent", message });
+    show({ ...bubble, state: message.state === "pending" ? "held" : "sent", message });
   } catch (error) {
     show({ ...bubble, state: "failed", error });
   }

@@ -12,6 +12,7 @@ function given(name: string): string {
 export const API_URL = given("API_URL");
 export const SUPABASE_URL = given("SUPABASE_URL");
 export const PUBLISHABLE_KEY = given("SUPABASE_PUBLISHABLE_KEY");
+export const MODERATOR_TOKEN = given("MODERATOR_TOKEN");
 export const EXPIRED_TOKEN = given("EXPIRED_TOKEN");
 
 export interface Person {

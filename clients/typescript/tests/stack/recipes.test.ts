@@ -13,10 +13,12 @@ import * as groups from "../../recipes/groups.ts";
 import * as history from "../../recipes/history.ts";
 import * as inbox from "../../recipes/inbox.ts";
 import * as profile from "../../recipes/profile.ts";
+import * as safety from "../../recipes/safety.ts";
 import * as sending from "../../recipes/send.ts";
 import { messagesOf } from "../../recipes/server.ts";
 import { connect } from "../../recipes/session.ts";
-import { API_URL, EXPIRED_TOKEN, PUBLISHABLE_KEY, SUPABASE_URL, person, type Person } from "./people.ts";
+import { connectMessaging, type Messaging, type PendingMessage } from "../../lib/realtime.ts";
+import { API_URL, EXPIRED_TOKEN, MODERATOR_TOKEN, PUBLISHABLE_KEY, SUPABASE_URL, person, type Person } from "./people.ts";
 
 let me: Person, bob: Person;
 let supabase: ReturnType<typeof connect>;
@@ -43,7 +45,39 @@ before(async () => {
   assert.equal(error, null);
   talk = (await messages.sendMessage({ toUserId: bob.id, body: "1" })).conversation;
 });
-after(() => supabase.auth.stopAutoRefresh());
+after(() => {
+  void supabase.auth.stopAutoRefresh();
+  void supabase.realtime.disconnect();
+});
+
+/** Wait for what must become true, at most 15 s. */
+async function until(isSo: () => unknown, what: string): Promise<void> {
+  const began = performance.now();
+  while (!isSo()) {
+    assert(performance.now() - began < 15_000, `In vain: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** My page, live, for the time of the work. */
+async function withMyPage(work: (live: Messaging) => Promise<void>): Promise<void> {
+  const live = connectMessaging({ supabase, userId: me.id });
+  try {
+    await until(() => live.state === "live", "live");
+    await work(live);
+  } finally {
+    live.close();
+  }
+}
+
+/** A moderator decides what is held of me. */
+async function decide(message: { messageId?: string }, decision: "release" | "reject"): Promise<void> {
+  const desk = me.with({ getToken: () => MODERATOR_TOKEN });
+  const { items } = await desk.listModerationQueue({ kind: "held", userId: me.id });
+  const item = items.find((one) => one.messageId === message.messageId);
+  assert(item);
+  await desk.decideModerationItem(item.id, { decision });
+}
 
 test("session: the functions act as whoever has signed in", async () => {
   assert.equal((await messages.getProfile()).profile.id, me.id);
@@ -276,4 +310,137 @@ test("next.config.mjs: the rules carry every route of the API to the service", a
   assert.deepEqual(ours.filter((path) => rewritten(path) === undefined), []);
   server.close();
   server.closeAllConnections();
+});
+
+test("safety: what the rules mark or cover says so, and what they refuse is not delivered", () =>
+  withMyPage(async (live) => {
+    const newest = () => live.store.messages(talk.id).at(-1)!;
+    const ofBob = async () => (await bob.client.listMessages(talk.id, { limit: 1 })).messages[0]!;
+    assert.deepEqual(safety.look((await live.send({ conversationId: talk.id, body: "Plain" })).message, me.id), { text: "Plain" });
+
+    await live.send({ conversationId: talk.id, body: "A flimflam for you" });
+    const note = "Pay only through this site; payments elsewhere are not protected.";
+    assert.deepEqual(safety.look(newest(), me.id), { text: "A flimflam for you", note, isCovered: false });
+    assert.deepEqual(safety.look(await ofBob(), bob.id), { text: "A flimflam for you", note, isCovered: true });
+
+    await live.send({ conversationId: talk.id, body: "Write to me@example.com" });
+    const covered = safety.look(await ofBob(), bob.id);
+    assert(!covered.text!.includes("me@example"));
+    assert.match(covered.note!, /^Contact details/);
+
+    const { seq } = await ofBob();
+    await assert.rejects(live.send({ conversationId: talk.id, body: "A zorgonite" }), { code: "message_rejected", status: 422 });
+    const [refused] = live.store.pending(talk.id) as [PendingMessage];
+    assert.deepEqual(safety.look(refused, me.id), { text: "A zorgonite", note: "Not delivered: it is against our rules." });
+    assert.equal((refused.error as Error).message, "zorgonite is not wanted here.");
+    assert.equal((await ofBob()).seq, seq);
+    await safety.withdraw(live, refused);
+    assert.deepEqual(live.store.pending(talk.id), []);
+
+    const { message } = await messages.sendMessage({ conversationId: talk.id, body: "Gone" });
+    live.store.merge(await messages.deleteMessage(message.id));
+    assert.deepEqual(safety.look(newest(), me.id), { text: null, note: "Deleted" });
+    assert.match(safety.look({ ...message, body: null, sensitive: true, unreadable: true }, me.id).note!, /cannot be opened/);
+  }));
+
+test("safety: a held message is released, rejected or withdrawn, and every device of its author sees which", () =>
+  withMyPage(async (live) => {
+    const hold = async (body: string) => {
+      const { message } = await live.send({ conversationId: talk.id, body });
+      assert.deepEqual([message.state, message.seq], ["pending", 0]);
+      const bubble = live.store.pending(talk.id).find((one) => one.messageId === message.id)!;
+      assert.deepEqual([bubble.body, bubble.state], [body, "held"]);
+      return bubble;
+    };
+    const stateOf = (bubble: PendingMessage) => live.store.pending(talk.id).find((one) => one.messageId === bubble.messageId)?.state;
+    const bodies = () => live.store.messages(talk.id).map((message) => message.body);
+    const bobs = async () => (await bob.client.listMessages(talk.id)).messages.map((message) => message.body);
+
+    const [good, bad, sorry] = [await hold("quarantella one"), await hold("quarantella two"), await hold("quarantella three")];
+    assert.match(safety.look(good, me.id).note!, /only you see it/);
+    assert(!bodies().some((body) => body?.startsWith("quarantella")));
+    assert(!(await bobs()).some((body) => body?.startsWith("quarantella")));
+
+    await safety.withdraw(live, sorry);
+    assert.equal(stateOf(sorry), undefined);
+    await decide(bad, "reject");
+    await until(() => stateOf(bad) === "rejected", "rejected");
+    assert.equal(stateOf(good), "held");
+    await decide(good, "release");
+    await until(() => bodies().at(-1) === "quarantella one", "released");
+    assert.deepEqual(live.store.pending(talk.id).map((bubble) => bubble.messageId), [bad.messageId]);
+    assert.equal((await bobs()).at(-1), "quarantella one");
+    await safety.withdraw(live, live.store.pending(talk.id)[0]!);
+    assert.deepEqual(live.store.pending(talk.id), []);
+
+    // Without the live part: the bubble of send.ts, and another device that opens the conversation.
+    let bubbles: sending.Bubble[] = [];
+    await sending.send(talk.id, "quarantella four", (bubble) => (bubbles = sending.place(bubbles, bubble)));
+    assert.equal(bubbles[0]?.state, "held");
+    live.store.merge(await messages.getConversation(talk.id));
+    const [elsewhere] = live.store.pending(talk.id) as [PendingMessage];
+    assert.deepEqual([elsewhere.body, elsewhere.state], ["quarantella four", "held"]);
+    const shown = (await messages.listMessages(talk.id)).messages;
+    assert.deepEqual(await edits.remove(shown, elsewhere.messageId!), shown);
+    assert.deepEqual((await messages.getConversation(talk.id)).conversation.pending, []);
+  }));
+
+test("safety: sensitive texts reach both, and no event has them", () =>
+  withMyPage(async (live) => {
+    const texts = () => live.store.messages(talk.id).map((message) => message.body);
+    const mine = await safety.sendSensitive(live, talk.id, "The door code is 4711");
+    assert.deepEqual(safety.look(mine.message, me.id), { text: "The door code is 4711", note: "Stored encrypted" });
+    assert.equal((await bob.client.listMessages(talk.id, { limit: 1 })).messages[0]?.body, "The door code is 4711");
+    const wire: string[] = [];
+    const reading = mock.method(live.store, "apply", live.store.apply);
+    await bob.client.sendMessage({ conversationId: talk.id, body: "The key is under the mat", sensitive: true });
+    await until(() => texts().at(-1) === "The key is under the mat", "the text");
+    for (const { arguments: [event] } of reading.mock.calls) wire.push(JSON.stringify(event));
+    assert(wire.some((event) => event.includes('"sensitive":true')) && !wire.some((event) => event.includes("under the mat")));
+    assert(!JSON.stringify(live.store.save()).includes("4711"));
+  }));
+
+test("safety: whom one blocks is not read in groups, cannot write, and is in the list until it ends", () =>
+  withMyPage(async (live) => {
+    const other = await person("Mallory");
+    const { conversation: direct } = await other.client.sendMessage({ toUserId: me.id, body: "hello" });
+    const { conversation: group } = await messages.createGroup({ title: "Crew", memberIds: [other.id, bob.id] });
+    for (const body of ["one", "two"]) await other.client.sendMessage({ conversationId: group.id, body });
+    const own = (await messages.sendMessage({ conversationId: group.id, body: "mine" })).message;
+    live.store.merge(await messages.getConversation(group.id));
+    live.store.merge(await messages.getConversation(direct.id));
+    const shown = () => live.store.messages(group.id).map((message) => safety.look(message, me.id).text);
+    assert.deepEqual(shown(), ["one", "two", "mine"]);
+    const topic = live.store.conversation(direct.id)!.liveTopic;
+
+    await safety.block(live, other.id, group.id);
+    assert.deepEqual(shown(), [null, null, "mine"]);
+    const list: string[] = [];
+    for await (const { displayName } of safety.blocked()) list.push(displayName);
+    assert.deepEqual(list, ["Mallory"]);
+    await until(() => live.store.conversation(direct.id)?.canSend === false, "the direct conversation is closed");
+    assert.notEqual(live.store.conversation(direct.id)!.liveTopic, topic);
+    assert.deepEqual(await safety.composer(live.store.conversation(direct.id)!), { canWrite: false, left: 0, waitS: null });
+    await assert.rejects(other.client.sendMessage({ conversationId: direct.id, body: "?" }), { code: "recipient_unavailable" });
+    await other.client.sendMessage({ conversationId: group.id, body: "three" });
+    await until(() => shown().length === 4, "its place");
+    assert.deepEqual(shown(), [null, null, "mine", null]);
+    assert.deepEqual(own.seq, 3);
+
+    await safety.unblock(live, other.id, group.id);
+    assert.deepEqual(shown(), ["one", "two", "mine", "three"]);
+    for await (const _ of safety.blocked()) assert.fail("nobody is blocked");
+    await until(() => live.store.conversation(direct.id)?.canSend, "open again");
+    assert.equal(live.store.conversation(direct.id)!.liveTopic, topic);
+    const field = await safety.composer(live.store.conversation(direct.id)!);
+    assert(field.canWrite && field.left > 0 && field.left < 100 && field.waitS! > 0);
+  }));
+
+test("safety: messages and people are reported, once while it is open", async () => {
+  const { from, sent } = await writtenTo("rude words");
+  const { report } = await safety.report(sent[0]!, "harassment", "Please look");
+  assert.deepEqual([report.kind, report.messageId, report.status], ["message", sent[0]!.id, "open"]);
+  assert.equal((await safety.report(sent[0]!, "spam")).report.id, report.id);
+  const { report: person } = await safety.report(sent[0]!.sender, "scam");
+  assert.deepEqual([person.kind, person.userId], ["user", from.id]);
 });
