@@ -297,7 +297,7 @@ CREATE FUNCTION private.avatar_url_is_allowed(p_user_id uuid, p_url text) RETURN
     SET search_path TO ''
     AS $_$
 begin
-    if char_length(p_url) > 2048 or p_url !~ '^https?://[A-Za-z0-9._:\[\]-]+(/[!-~]*)?$' then
+    if char_length(p_url) > 2048 or p_url !~ '^https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[!-~]*)?$' then
         return false;
     end if;
     -- An object of one's own in the bucket must be there. A development machine serves it by plain http.
@@ -2572,7 +2572,7 @@ CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS
             -- As update_profile takes it; an object of one's own in Storage cannot be there yet.
             where
                 char_length(u.url) <= 2048
-                and u.url ~ '^https://[^/?#@\s\\]+(/[!-~]*)?$'
+                and u.url ~ '^https://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[!-~]*)?$'
                 and u.url !~ '/storage/v1/object/public/avatars/'
         )
     on conflict (user_id) do nothing;
@@ -7553,6 +7553,10 @@ begin
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
     perform private.require_allowed_line(v_name, '/displayName');
+    if p_changes ?| array['displayName', 'avatarUrl'] then
+        -- Up to fifty people are told: as often as a text may be edited, and no more.
+        perform private.take_pace(v_me, 'profile', s.edit_count_max, s.edit_pace_window_s) from private.settings as s;
+    end if;
     insert into public.profiles as p (user_id, display_name, avatar_url, locale)
     values (v_me, v_name, p_changes ->> 'avatarUrl', p_changes ->> 'locale')
     on conflict (user_id) do update set
@@ -7989,7 +7993,7 @@ CREATE FUNCTION public.update_profile(p_changes jsonb DEFAULT '{}'::jsonb) RETUR
     SET search_path TO ''
     RETURN private.update_profile(p_changes);
 
-COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, PT422 text_rejected.';
+COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, PT422 text_rejected, PT429 rate_limited.';
 
 CREATE TABLE private.classifier_jobs (
     message_id uuid NOT NULL,
@@ -8327,7 +8331,7 @@ CREATE TABLE private.paces (
     kind text NOT NULL,
     happened_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
     recent bigint[] DEFAULT '{}'::bigint[] NOT NULL,
-    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text, 'report'::text, 'refused'::text])))
+    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text, 'report'::text, 'refused'::text, 'profile'::text])))
 )
 WITH (fillfactor='50');
 
@@ -8335,7 +8339,7 @@ COMMENT ON TABLE private.paces IS 'Times of a person''s counted events inside th
 
 COMMENT ON COLUMN private.paces.user_id IS 'auth.users.id: the sender, or the recipient of first contacts.';
 
-COMMENT ON COLUMN private.paces.kind IS 'send, refused (by a rule), edit, report, new_conversation (started by the person) or first_contact (received from a stranger).';
+COMMENT ON COLUMN private.paces.kind IS 'send, refused (by a rule), edit, profile (of a name or picture), report, new_conversation (started by the person) or first_contact (received from a stranger).';
 
 COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the window is dropped at the next write.';
 
