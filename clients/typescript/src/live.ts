@@ -526,7 +526,6 @@ export function connectMessaging(options: LiveOptions) {
   // Not only after joining: the screen has something at once, and also without Realtime.
   requestSync();
   lookAfterHeld(store.holding());
-  fetchTexts();
 
   return {
     store,

@@ -45,9 +45,9 @@ before(async () => {
   assert.equal(error, null);
   talk = (await messages.sendMessage({ toUserId: bob.id, body: "1" })).conversation;
 });
-after(() => {
-  void supabase.auth.stopAutoRefresh();
-  void supabase.realtime.disconnect();
+after(async () => {
+  await supabase.auth.stopAutoRefresh();
+  await supabase.removeAllChannels();
 });
 
 /** Wait for what must become true, at most 15 s. */
@@ -279,7 +279,7 @@ test("profile: a picture from Storage, the one before is gone", async () => {
   assert.equal((await profile.rename("Me Myself")).profile.displayName, "Me Myself");
 });
 
-test("next.config.mjs: the rules carry every route of the API to the service", async () => {
+test("next.config.mjs: the rules carry every route of the API to the service", async (t) => {
   const { default: config } = await import("../../recipes/next.config.mjs");
   process.env["API_URL"] = API_URL;
   const rules = await config.rewrites();
@@ -299,6 +299,10 @@ test("next.config.mjs: the rules carry every route of the API to the service", a
     const onward = request(query ? `${target}?${query}` : target, { method: asked.method, headers });
     asked.pipe(onward).on("response", (answer) => answer.pipe(reply.writeHead(answer.statusCode ?? 0, answer.headers)));
   }).listen(0, "127.0.0.1");
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
   await new Promise((resolve) => server.once("listening", resolve));
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const client = me.with({ baseUrl: origin });
@@ -308,8 +312,6 @@ test("next.config.mjs: the rules carry every route of the API to the service", a
   const document: { paths: object } = await (await fetch(`${API_URL}/schema/openapi.json`)).json();
   const ours = Object.keys(document.paths).filter((path) => path.startsWith("/api/"));
   assert.deepEqual(ours.filter((path) => rewritten(path) === undefined), []);
-  server.close();
-  server.closeAllConnections();
 });
 
 test("safety: what the rules mark or cover says so, and what they refuse is not delivered", () =>

@@ -287,13 +287,47 @@ test("sensitive: a question that fails is asked again after a while, not with ev
   const one = await lively();
   one.event(created(20, 10, sealed(3)));
   await settle();
-  for (let seq = 4; seq < 10; seq++) one.event(created(seq * 10 - 10, seq * 10 - 20, message(seq)));
+  for (let seq = 4; seq < 10; seq++) one.event(created(seq * 10 - 10, seq * 10 - 20, sealed(seq)));
   await settle();
   assert.equal(one.count("listMessages"), 1);
-  one.answers.listMessages = async () => ({ messages: [opened(3)] });
+  one.answers.listMessages = async () => ({ messages: [3, 4, 5, 6, 7, 8, 9].map((seq) => opened(seq)) });
   await one.clock.pass(30_000);
   assert.equal(one.count("listMessages"), 2);
   assert.deepEqual(one.live.store.sealed(), []);
+  one.live.close();
+});
+
+test("sensitive: in a conversation that is not known yet, sync comes first", async () => {
+  const one = await lively();
+  const there = { conversationId: OTHER_TALK, fromUserId: EVE };
+  one.answers.listMessages = async () => ({ messages: [opened(1, there), opened(2, there)] });
+  let end = (_: any) => {};
+  one.pages.push(() => new Promise((resolve) => (end = resolve)));
+  one.event(created(20, 10, sealed(1, there)));
+  await settle();
+  assert.equal(one.count("listMessages"), 0);
+  end(page({ conversations: [conversation(2, { id: OTHER_TALK, lastMessage: opened(2, there) })] }));
+  await settle();
+  assert.deepEqual(asked(one, "listMessages"), [[OTHER_TALK, { around: 1, limit: 1 }]]);
+  assert.deepEqual(one.live.store.messages(OTHER_TALK).map((shown) => shown.body), ["body 1", "body 2"]);
+  one.live.close();
+});
+
+test("another database: what is held is asked for anew, and so are texts", async () => {
+  const one = await holding();
+  // One on the first page of the other database, one not.
+  one.live.store.merge({ message: held("l", { conversationId: OTHER_TALK }) });
+  one.answers.listMessages = async () => ({ messages: [sealed(3)] });
+  one.event(created(20, 10, sealed(3)));
+  await settle();
+  assert.equal(one.count("listMessages"), 1);
+  one.answers.listMessages = async () => ({ messages: [opened(3)] });
+  one.answers.getConversation = async () => Promise.reject(refusal(404, "not_found"));
+  one.pages.push(refusal(400, "cursor_invalid"), page({ conversations: [conversation(3)], messages: [sealed(3)] }));
+  one.wake();
+  await settle();
+  assert.deepEqual(bodies(one.live.store), ["body 3"]);
+  assert.deepEqual([bubbles(one.live.store), bubbles(one.live.store, OTHER_TALK)], [[["k", "failed"]], [["l", "failed"]]]);
   one.live.close();
 });
 
@@ -348,6 +382,8 @@ test("after a block: groups keep their newest message only, direct conversations
   store.unloadGroups();
   assert.deepEqual(store.messages(OTHER_TALK).map((shown) => shown.seq), [3]);
   assert.equal(store.hasOlder(OTHER_TALK), true);
+  store.merge({ messages: [inGroup(1)] });
+  assert.deepEqual(store.messages(OTHER_TALK).map((shown) => shown.seq), [3]);
   assert.deepEqual(bodies(store), ["body 1", "body 2"]);
   // The same eventSeq, read by somebody who blocks now.
   const hidden = [1, 2, 3].map((seq) => inGroup(seq, { state: "hidden", body: null }));
