@@ -116,6 +116,12 @@ export function createStore(userId: string, saved?: SavedStore) {
     if (message.fromUserId === userId) settle(message.clientMessageId);
   };
 
+  /** Of a state that is known an event says nothing new, and comes late perhaps: an answer knows of a block made since. */
+  const putTold = (message: Message) => {
+    const known = rooms.get(message.conversationId)?.messages.get(message.id);
+    putMessage(known === undefined || known.eventSeq < message.eventSeq ? message : { ...known, status: message.status });
+  };
+
   const settle = (clientMessageId: string) => {
     settled.add(clientMessageId);
     if (!pending.delete(clientMessageId)) return;
@@ -331,7 +337,7 @@ export function createStore(userId: string, saved?: SavedStore) {
         else if (typeof event.conversation === "object") {
           const before = rows.get(event.conversationId);
           isWhole = putFacts(event.conversation);
-          if ("message" in event) putMessage(event.message);
+          if ("message" in event) putTold(event.message);
           if ("receipt" in event) putReceipts(event.conversationId, [event.receipt], false);
           // People come and go without a trace in the facts: an update that shows none is one of them.
           const isAboutPeople = event.type === "conversation.updated" && event.conversation.kind === "group";

@@ -390,4 +390,9 @@ test("after a block: groups keep their newest message only, direct conversations
   store.merge({ conversation: { ...row, lastMessage: hidden[2]! }, messages: hidden });
   assert.deepEqual(store.messages(OTHER_TALK).map((shown) => [shown.seq, shown.body]), [[1, null], [2, null], [3, null]]);
   assert.equal(store.conversation(OTHER_TALK)?.lastMessage?.state, "hidden");
+  // An event of before the block, late; and an answer of after its end.
+  store.apply(created(20, 10, inGroup(3), { id: OTHER_TALK, kind: "group", title: "Crew" }));
+  assert.equal(store.messages(OTHER_TALK).at(-1)?.body, null);
+  store.merge({ messages: [inGroup(3)] });
+  assert.equal(store.messages(OTHER_TALK).at(-1)?.body, "body 3");
 });
