@@ -149,10 +149,14 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The title must have 1 to 120 characters after normalisation.', hint = '/title';
     end if;
+    select s.* into v_settings from private.settings as s;
+    if cardinality(p_member_ids) > 1000 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'memberIds must name at most 1,000 people.', hint = '/memberIds';
+    end if;
     select coalesce(array_agg(distinct u.user_id), '{}') into v_member_ids
     from unnest(p_member_ids) as u (user_id)
     where u.user_id <> v_me;
-    select s.* into v_settings from private.settings as s;
 
     -- One at a time per person: what the key says stays true until commit.
     perform private.lock_pace(v_me, 'new_conversation');
