@@ -89,6 +89,8 @@ def test_a_masked_text_is_nowhere_to_be_read(someone: Any, db: Any) -> None:
     assert events
     assert not [event for (event,) in events if name in event]
     title = ann.rpc("create_group", title=f"Write to {SECRET}", member_ids=[bob.id])
+    renamed = bob.rpc("update_conversation", conversation_id=group, changes={"title": f"Write to {SECRET}"})
+    assert not renamed.is_success, "a new title is no way around the rules"
     rename = ann.rpc("update_profile", changes={"displayName": SECRET[:80]})
     assert not title.is_success, "a title is no way around the rules"
     assert not rename.is_success, "a name is no way around the rules"
@@ -316,3 +318,30 @@ def test_changes_of_a_name_have_a_limit(someone: Any, db: Any) -> None:
     said = [outcome(ann.rpc("update_profile", changes={"displayName": f"Ann {n}"})) for n in range(32)]
     assert (said.count("ok"), said[-1]) == (30, "rate_limited")
     assert ann.rpc("update_profile", changes={"hidesLastSeen": True}).is_success
+
+
+def test_a_name_of_sign_up_is_held_to_the_rules(someone: Any, attacked: World) -> None:
+    ann = someone(f"Write to {SECRET}")
+    body = {"email": f"{uuid.uuid4()}@example.com", "password": "a-good-password", "data": {"name": f"me: {SECRET}"}}
+    answer = attacked.client.post("/auth/v1/signup", json=body)
+    assert answer.status_code == 200, answer.text
+    headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+    told = attacked.client.post("/rest/v1/rpc/get_profile", json={}, headers=headers).text
+    assert SECRET.split("@")[0] not in told + ann.rpc("get_profile").text
+
+
+def test_long_lists_are_refused_before_they_cost_anything(someone: Any) -> None:
+    """The API takes bodies of 64 KiB; the data API takes any."""
+    ann = someone("Ann")
+    many = [str(uuid.UUID(int=number)) for number in range(20_000)]
+    receipts = [{"conversationId": each, "seq": 1} for each in many]
+    assert outcome(ann.rpc("create_group", title="x", member_ids=many)) == "validation_failed"
+    assert outcome(ann.rpc("mark_delivered", receipts=receipts)) == "validation_failed"
+    assert outcome(ann.rpc("update_profile", changes=dict.fromkeys(many, 1))) == "validation_failed"
+    for function, params in (
+        ("send_message", {"body": "x" * 2_000_000, "to_user_id": many[0]}), ("list_inbox", {"q": "x" * 2_000_000}),
+        ("sync", {"cursor": "x" * 2_000_000}), ("create_group", {"title": "x" * 2_000_000}),
+        ("report_user", {"user_id": many[0], "reason": "spam", "note": "x" * 2_000_000}),
+    ):  # fmt: skip
+        answer = ann.rpc(function, **params)
+        assert outcome(answer) in ("validation_failed", "cursor_invalid", "not_found"), (function, answer.text[:100])
