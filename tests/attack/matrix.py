@@ -13,7 +13,7 @@ import psycopg
 from tests.attack.world import ROLES
 
 FILE = Path(__file__).with_name("matrix.txt")
-SECTIONS = ("tables", "rows", "functions", "private functions", "buckets", "topics", "published")
+SECTIONS = ("tables", "rows", "columns", "functions", "private functions", "buckets", "topics", "published")
 SHORT = {
     "nf": "not_found", "fb": "forbidden", "un": "account_unavailable", "ru": "recipient_unavailable",
     "mu": "account_muted", "vf": "validation_failed", "ng": "not_a_group",
@@ -35,6 +35,7 @@ class Matrix:
 
     lines: dict[str, list[Line]] = field(default_factory=lambda: {name: [] for name in SECTIONS})
     rows: dict[str, tuple[str, str]] = field(default_factory=dict)
+    columns: dict[str, set[str]] = field(default_factory=dict)
     grants: dict[str, str] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
 
@@ -51,12 +52,14 @@ class Matrix:
                     raise ValueError(line)
                 continue
             fields = [each.strip() for each in line.split(" | ")]
-            if len(fields) != {"published": 1, "private functions": 2}.get(section, 3):
+            if len(fields) != {"published": 1, "private functions": 2, "columns": 2}.get(section, 3):
                 raise ValueError(line)
             if section == "published":
                 found.published.add(fields[0])
             elif section == "private functions":
                 found.grants[fields[0]] = fields[1]
+            elif section == "columns":
+                found.columns[fields[0]] = set(fields[1].split())
             elif section == "rows":
                 found.rows[fields[0]] = (fields[1], fields[2])
             else:
@@ -132,6 +135,14 @@ def catalogue_problems(conn: psycopg.Connection[Any], matrix: Matrix) -> list[st
     tables, functions = tables_of(conn), functions_of(conn)
     problems = compared("table", matrix.named("tables"), set(tables))
     problems += compared("function", matrix.named("functions") | set(matrix.grants), set(functions))
+    readable = conn.execute(
+        "select 'public.' || c.relname, array_agg(a.attname::text) from pg_class as c "
+        "inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped "
+        "where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f') group by 1"
+    )
+    for table, names in readable.fetchall():
+        if table in matrix.named("tables") and any(word != "denied" for word in matrix.selects(table).values()):
+            problems += compared(f"column of {table},", matrix.columns.get(table, set()), set(names))
     buckets = {row[0] for row in conn.execute("select id from storage.buckets")}
     problems += compared("bucket", matrix.named("buckets"), buckets)
     published = conn.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.attack.matrix import Matrix, catalogue_problems, functions_of, privilege_problems, sql_role, tables_of
@@ -20,6 +21,13 @@ def test_everything_that_exists_is_named_and_granted_as_written(db: Any, matrix:
 
 def test_sql_roles_can_do_nothing_but_what_is_written(db: Any, matrix: Matrix, attacked: World) -> None:
     none_of(privilege_problems(db, matrix, attacked.ids["member"]))
+
+
+def test_a_project_with_the_older_default_privileges_is_no_different(
+    old_acl_database: str, matrix: Matrix, attacked: World
+) -> None:
+    with psycopg.connect(old_acl_database, autocommit=True) as conn:
+        none_of(catalogue_problems(conn, matrix) + privilege_problems(conn, matrix, attacked.ids["member"]))
 
 
 def readable(db: Any, matrix: Matrix, table: str, role: str, world: World) -> set[tuple[str, ...]]:

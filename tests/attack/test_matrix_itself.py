@@ -51,6 +51,14 @@ def test_as_it_is_there_is_nothing_to_say(sql: Any) -> None:
             "create procedure public.forgotten() language sql begin atomic select 1; end",
             "function public.forgotten() is not in the matrix",
         ),
+        (
+            "alter table public.messages add column original text",
+            "column of public.messages, original is not in the matrix",
+        ),
+        (
+            "alter table public.profiles drop column locale",
+            "column of public.profiles, locale is in the matrix and not in the database",
+        ),
         ("insert into storage.buckets (id, name) values ('forgotten', 'forgotten')", "bucket forgotten is not in"),
         (
             "alter publication supabase_realtime add table public.profiles",
