@@ -1029,16 +1029,21 @@ declare
     v_settings private.settings;
     v_digest bytea;
     v_group_key private.group_keys;
+    v_refusal jsonb;
     v_conversation_id uuid;
 begin
     if coalesce(char_length(v_title), 0) not between 1 and 120 then
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The title must have 1 to 120 characters after normalisation.', hint = '/title';
     end if;
+    select s.* into v_settings from private.settings as s;
+    if cardinality(p_member_ids) > 1000 then
+        raise sqlstate 'PT400' using
+            message = 'validation_failed', detail = 'memberIds must name at most 1,000 people.', hint = '/memberIds';
+    end if;
     select coalesce(array_agg(distinct u.user_id), '{}') into v_member_ids
     from unnest(p_member_ids) as u (user_id)
     where u.user_id <> v_me;
-    select s.* into v_settings from private.settings as s;
 
     -- One at a time per person: what the key says stays true until commit.
     perform private.lock_pace(v_me, 'new_conversation');
@@ -1067,7 +1072,10 @@ begin
         raise sqlstate 'PT422' using
             message = 'group_full', detail = format('A group has at most %s members.', v_settings.group_size_max);
     end if;
-    perform private.require_allowed_line(v_title, '/title');
+    v_refusal := private.refuse_line(v_me, v_title, '/title');
+    if v_refusal is not null then
+        return v_refusal;
+    end if;
     perform private.take_pace(
         v_me, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s
     );
@@ -3911,6 +3919,7 @@ declare
     v_conversation_ids uuid[];
     v_conversation public.conversations;
     v_seqs bigint[];
+    v_other uuid;
     v_member_ids uuid[];
     v_is_small boolean;
     v_position bigint;
@@ -3954,8 +3963,9 @@ begin
         ));
         for i in 1 .. cardinality(v_conversation_ids) loop
             select c.* into v_conversation from public.conversations as c where c.id = v_conversation_ids[i];
-            -- Between two of whom one blocks the other nothing is told, as with reads.
-            continue when private.is_blocked_pair(v_me, private.direct_other(v_conversation, v_me));
+            -- As with reads: who blocks shares nothing, and who is blocked sees no difference, but the other is not told.
+            v_other := private.direct_other(v_conversation, v_me);
+            continue when private.has_blocked(v_me, v_other);
             select array_agg(o.user_id), count(*) <= 16 into v_member_ids, v_is_small
             from public.conversation_members as o
             where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
@@ -3967,6 +3977,9 @@ begin
                 and m.left_at is null
                 and m.shared_delivered_seq < v_seqs[i]
             returning m.* into v_member;
+            if private.has_blocked(v_other, v_me) then
+                v_member_ids := array[v_me];
+            end if;
             -- In a larger group delivery is stored and shown, but not announced: it would be a message per member and message.
             if found and v_is_small then
                 v_position := private.move_heads(v_member_ids, v_conversation.position);
@@ -3975,7 +3988,7 @@ begin
                 where c.id = v_conversation_ids[i];
                 update public.conversation_members as o
                 set changed_position = v_position
-                where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
+                where o.conversation_id = v_conversation_ids[i] and o.user_id = any(v_member_ids) and o.left_at is null;
                 perform private.emit(
                     'receipt.updated', v_conversation_ids[i], v_member_ids, null, private.receipt_json(v_member)
                 );
@@ -5637,6 +5650,7 @@ declare
     v_conversation public.conversations;
     v_before public.conversation_members;
     v_me public.conversation_members;
+    v_other uuid;
     v_concerned uuid[];
     v_position bigint;
     v_seq bigint;
@@ -5662,10 +5676,13 @@ begin
         if not found then
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
+        v_other := private.direct_other(v_conversation, p_user_id);
         v_shares := v_seq > v_before.shared_read_seq and not coalesce(
             (select s.private_reading from private.profile_settings as s where s.user_id = p_user_id), false
-        ) and not private.is_blocked_pair(p_user_id, private.direct_other(v_conversation, p_user_id));
+        ) and not private.has_blocked(p_user_id, v_other);
         v_concerned := case
+            -- Who is blocked reads as ever and must see no difference; the other is not told.
+            when v_shares and private.has_blocked(v_other, p_user_id) then array[p_user_id]
             when v_shares then private.receipt_audience(
                 v_conversation, p_user_id, array(
                     select m.user_id
@@ -5716,7 +5733,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) IS 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private reading, or between two of whom one blocks the other, others are not told. unreadTotal leaves out muted and archived conversations.';
+COMMENT ON FUNCTION private.read_up_to(p_user_id uuid, p_conversation_id uuid, p_seq bigint) IS 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private reading, or when they block the other person of a direct conversation, it stays their own. unreadTotal leaves out muted and archived conversations.';
 
 CREATE FUNCTION private.receipt_audience(p_conversation public.conversations, p_user_id uuid, p_member_ids uuid[], p_from_seq bigint, p_to_seq bigint) RETURNS uuid[]
     LANGUAGE plpgsql STABLE
@@ -5852,6 +5869,29 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.refuse_change() IS 'Trigger of tables that only grow; holds for their owner too.';
+
+CREATE FUNCTION private.refuse_line(p_me uuid, p_text text, p_pointer text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_verdict private.judgement;
+begin
+    if private.is_allowed_line(p_text) then
+        return null;
+    end if;
+    -- As with messages: what is refused is recorded, and cannot be tried without end.
+    perform private.take_pace(p_me, 'refused', s.send_count_max, s.send_window_s) from private.settings as s;
+    v_verdict := private.judge_text(p_text, false);
+    insert into private.verdicts (user_id, action, rules, body)
+    values (p_me, v_verdict.action, v_verdict.rules, p_text);
+    return private.refuse(
+        422, 'text_rejected', 'Names and titles hold no contact details, and nothing else that is refused in messages.', p_pointer
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.refuse_line(p_me uuid, p_text text, p_pointer text) IS 'Null when a name or title may stand, else the answer to give: PT422 text_rejected, with the verdict kept. Raises PT429 rate_limited.';
 
 CREATE FUNCTION private.register_envelope_key(p_version integer, p_signing_key bytea) RETURNS void
     LANGUAGE plpgsql
@@ -6330,21 +6370,6 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.require_account() IS 'The caller''s id, for what changes anything. Raises PT401 unauthenticated, PT403 account_unavailable when the account is gone, banned or suspended.';
-
-CREATE FUNCTION private.require_allowed_line(p_text text, p_pointer text) RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path TO ''
-    AS $$
-begin
-    if not private.is_allowed_line(p_text) then
-        raise sqlstate 'PT422' using
-            message = 'text_rejected', detail = 'Names and titles hold no contact details, and nothing else that is refused in messages.',
-            hint = p_pointer;
-    end if;
-end;
-$$;
-
-COMMENT ON FUNCTION private.require_allowed_line(p_text text, p_pointer text) IS 'Raises PT422 text_rejected unless is_allowed_line.';
 
 CREATE FUNCTION private.require_caller() RETURNS uuid
     LANGUAGE plpgsql STABLE
@@ -7419,6 +7444,8 @@ declare
     v_conversation public.conversations;
     v_me_before public.conversation_members;
     v_me_after public.conversation_members;
+    v_settings private.settings;
+    v_refusal jsonb;
     v_renames boolean;
     v_title constant text := private.normalize_line(p_changes ->> 'title');
     v_muted_until timestamptz;
@@ -7489,7 +7516,14 @@ begin
     end if;
     v_renames := p_changes ? 'title' and v_title <> v_conversation.title;
     if v_renames then
-        perform private.require_allowed_line(v_title, '/title');
+        -- New words before others, like an edit.
+        select s.* into v_settings from private.settings as s;
+        perform private.require_writer(v_me, v_settings);
+        v_refusal := private.refuse_line(v_me, v_title, '/title');
+        if v_refusal is not null then
+            return v_refusal;
+        end if;
+        perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
     end if;
 
     -- What is so already changes nothing, so a repeat tells nobody.
@@ -7533,6 +7567,7 @@ CREATE FUNCTION private.update_profile(p_changes jsonb) RETURNS jsonb
 declare
     v_me constant uuid := private.require_account();
     v_name constant text := private.normalize_line(p_changes ->> 'displayName');
+    v_refusal jsonb;
 begin
     perform private.check_members(p_changes, '{
         "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"],
@@ -7552,7 +7587,12 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
-    perform private.require_allowed_line(v_name, '/displayName');
+    if p_changes ? 'displayName' then
+        v_refusal := private.refuse_line(v_me, v_name, '/displayName');
+        if v_refusal is not null then
+            return v_refusal;
+        end if;
+    end if;
     if p_changes ?| array['displayName', 'avatarUrl'] then
         -- Up to fifty people are told: as often as a text may be edited, and no more.
         perform private.take_pace(v_me, 'profile', s.edit_count_max, s.edit_pace_window_s) from private.settings as s;
@@ -7986,7 +8026,7 @@ CREATE FUNCTION public.update_conversation(p_conversation_id uuid DEFAULT NULL::
     SET search_path TO ''
     RETURN private.update_conversation(p_conversation_id, p_changes);
 
-COMMENT ON FUNCTION public.update_conversation(p_conversation_id uuid, p_changes jsonb) IS 'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden, PT404 not_found, PT422 not_a_group or text_rejected.';
+COMMENT ON FUNCTION public.update_conversation(p_conversation_id uuid, p_changes jsonb) IS 'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, PT403 forbidden or account_muted, PT404 not_found, PT422 not_a_group, PT429 rate_limited; answers 422 text_rejected.';
 
 CREATE FUNCTION public.update_profile(p_changes jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
     LANGUAGE sql
@@ -8991,6 +9031,8 @@ REVOKE ALL ON FUNCTION private.refuse(p_status integer, p_code text, p_detail te
 
 REVOKE ALL ON FUNCTION private.refuse_change() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.refuse_line(p_me uuid, p_text text, p_pointer text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.register_envelope_key(p_version integer, p_signing_key bytea) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.reject_pending(p_message_id uuid) FROM PUBLIC;
@@ -9022,8 +9064,6 @@ GRANT ALL ON FUNCTION private.report_user(p_user_id uuid, p_reason text, p_note 
 REVOKE ALL ON FUNCTION private.request_digests(p_conversation_id uuid, p_body text, p_sealed private.sealed) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_account() FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.require_allowed_line(p_text text, p_pointer text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_caller() FROM PUBLIC;
 

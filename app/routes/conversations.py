@@ -196,6 +196,7 @@ class UpdateConversation(Struct, frozen=True, rename="camel", forbid_unknown_fie
         OneConversation,
         {200: "The conversation as it is now."},
         "not_found",
+        "account_muted",
         "not_a_group",
         "text_rejected",
         *problems.WITH_BODY,

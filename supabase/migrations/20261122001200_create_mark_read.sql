@@ -78,6 +78,7 @@ declare
     v_conversation public.conversations;
     v_before public.conversation_members;
     v_me public.conversation_members;
+    v_other uuid;
     v_concerned uuid[];
     v_position bigint;
     v_seq bigint;
@@ -103,10 +104,13 @@ begin
         if not found then
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
+        v_other := private.direct_other(v_conversation, p_user_id);
         v_shares := v_seq > v_before.shared_read_seq and not coalesce(
             (select s.private_reading from private.profile_settings as s where s.user_id = p_user_id), false
-        ) and not private.is_blocked_pair(p_user_id, private.direct_other(v_conversation, p_user_id));
+        ) and not private.has_blocked(p_user_id, v_other);
         v_concerned := case
+            -- Who is blocked reads as ever and must see no difference; the other is not told.
+            when v_shares and private.has_blocked(v_other, p_user_id) then array[p_user_id]
             when v_shares then private.receipt_audience(
                 v_conversation, p_user_id, array(
                     select m.user_id
@@ -158,7 +162,8 @@ end;
 $$;
 comment on function private.read_up_to(uuid, uuid, bigint) is
 'Moves a person''s watermark up to p_seq, never back and never beyond the newest message, and clears their own unread mark. With private '
-'reading, or between two of whom one blocks the other, others are not told. unreadTotal leaves out muted and archived conversations.';
+'reading, or when they block the other person of a direct conversation, it stays their own. unreadTotal leaves out muted and archived '
+'conversations.';
 revoke all on function private.read_up_to(uuid, uuid, bigint) from public, anon, authenticated, service_role;
 
 create function private.mark_read(p_message_id uuid)

@@ -47,6 +47,8 @@ declare
     v_conversation public.conversations;
     v_me_before public.conversation_members;
     v_me_after public.conversation_members;
+    v_settings private.settings;
+    v_refusal jsonb;
     v_renames boolean;
     v_title constant text := private.normalize_line(p_changes ->> 'title');
     v_muted_until timestamptz;
@@ -117,7 +119,14 @@ begin
     end if;
     v_renames := p_changes ? 'title' and v_title <> v_conversation.title;
     if v_renames then
-        perform private.require_allowed_line(v_title, '/title');
+        -- New words before others, like an edit.
+        select s.* into v_settings from private.settings as s;
+        perform private.require_writer(v_me, v_settings);
+        v_refusal := private.refuse_line(v_me, v_title, '/title');
+        if v_refusal is not null then
+            return v_refusal;
+        end if;
+        perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
     end if;
 
     -- What is so already changes nothing, so a repeat tells nobody.
@@ -165,6 +174,6 @@ return private.update_conversation(p_conversation_id, p_changes);
 comment on function public.update_conversation(uuid, jsonb) is
 'Changes what p_changes names, {archived, pinned, markedUnread: boolean, mutedUntil: time or null} for the caller alone, {title} of a '
 'group for all: {conversation}. A mutedUntil that has passed unmutes. Raises PT400 validation_failed, PT401 unauthenticated, '
-'PT403 forbidden, PT404 not_found, PT422 not_a_group or text_rejected.';
+'PT403 forbidden or account_muted, PT404 not_found, PT422 not_a_group, PT429 rate_limited; answers 422 text_rejected.';
 revoke all on function public.update_conversation(uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.update_conversation(uuid, jsonb) to authenticated;

@@ -143,6 +143,7 @@ declare
     v_settings private.settings;
     v_digest bytea;
     v_group_key private.group_keys;
+    v_refusal jsonb;
     v_conversation_id uuid;
 begin
     if coalesce(char_length(v_title), 0) not between 1 and 120 then
@@ -185,7 +186,10 @@ begin
         raise sqlstate 'PT422' using
             message = 'group_full', detail = format('A group has at most %s members.', v_settings.group_size_max);
     end if;
-    perform private.require_allowed_line(v_title, '/title');
+    v_refusal := private.refuse_line(v_me, v_title, '/title');
+    if v_refusal is not null then
+        return v_refusal;
+    end if;
     perform private.take_pace(
         v_me, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s
     );

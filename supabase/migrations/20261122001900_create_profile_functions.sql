@@ -141,6 +141,7 @@ as $$
 declare
     v_me constant uuid := private.require_account();
     v_name constant text := private.normalize_line(p_changes ->> 'displayName');
+    v_refusal jsonb;
 begin
     perform private.check_members(p_changes, '{
         "displayName": ["string"], "avatarUrl": ["string", "null"], "locale": ["string", "null"],
@@ -160,7 +161,12 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The locale must be a BCP 47 language tag.', hint = '/locale';
     end if;
-    perform private.require_allowed_line(v_name, '/displayName');
+    if p_changes ? 'displayName' then
+        v_refusal := private.refuse_line(v_me, v_name, '/displayName');
+        if v_refusal is not null then
+            return v_refusal;
+        end if;
+    end if;
     if p_changes ?| array['displayName', 'avatarUrl'] then
         -- Up to fifty people are told: as often as a text may be edited, and no more.
         perform private.take_pace(v_me, 'profile', s.edit_count_max, s.edit_pace_window_s) from private.settings as s;

@@ -18,6 +18,7 @@ declare
     v_conversation_ids uuid[];
     v_conversation public.conversations;
     v_seqs bigint[];
+    v_other uuid;
     v_member_ids uuid[];
     v_is_small boolean;
     v_position bigint;
@@ -61,8 +62,9 @@ begin
         ));
         for i in 1 .. cardinality(v_conversation_ids) loop
             select c.* into v_conversation from public.conversations as c where c.id = v_conversation_ids[i];
-            -- Between two of whom one blocks the other nothing is told, as with reads.
-            continue when private.is_blocked_pair(v_me, private.direct_other(v_conversation, v_me));
+            -- As with reads: who blocks shares nothing, and who is blocked sees no difference, but the other is not told.
+            v_other := private.direct_other(v_conversation, v_me);
+            continue when private.has_blocked(v_me, v_other);
             select array_agg(o.user_id), count(*) <= 16 into v_member_ids, v_is_small
             from public.conversation_members as o
             where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
@@ -74,6 +76,9 @@ begin
                 and m.left_at is null
                 and m.shared_delivered_seq < v_seqs[i]
             returning m.* into v_member;
+            if private.has_blocked(v_other, v_me) then
+                v_member_ids := array[v_me];
+            end if;
             -- In a larger group delivery is stored and shown, but not announced: it would be a message per member and message.
             if found and v_is_small then
                 v_position := private.move_heads(v_member_ids, v_conversation.position);
@@ -82,7 +87,7 @@ begin
                 where c.id = v_conversation_ids[i];
                 update public.conversation_members as o
                 set changed_position = v_position
-                where o.conversation_id = v_conversation_ids[i] and o.left_at is null;
+                where o.conversation_id = v_conversation_ids[i] and o.user_id = any(v_member_ids) and o.left_at is null;
                 perform private.emit(
                     'receipt.updated', v_conversation_ids[i], v_member_ids, null, private.receipt_json(v_member)
                 );

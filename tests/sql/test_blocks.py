@@ -260,15 +260,17 @@ class TestPresence:
         there = send(db, ann, to_user_id=bob.id)["conversation"]["id"]
         send(db, bob, conversation_id=there)
         block(db, ann, bob)
-        before = shown(db, ann, there)["receipts"], shown(db, bob, there)["receipts"]
         told = types(db, ann), types(db, bob)
         for me in (ann, bob):
             read = call(db, me.id, "mark_all_read", conversation_id=there)
             assert (read["receipt"]["lastReadSeq"], read["unreadCount"]) == (2, 0), "one's own watermark moves"
             answer = call(db, me.id, "mark_delivered", receipts=Jsonb([{"conversationId": there, "seq": 2}]))
-            assert [r["lastDeliveredSeq"] for r in answer["receipts"]] == [0]
-        assert (shown(db, ann, there)["receipts"], shown(db, bob, there)["receipts"]) == before
-        assert (types(db, ann), types(db, bob)) == tuple([*was, "conversation.updated"] for was in told)
+            # Who is blocked sees what they would see of anybody who does not read on; who blocks shares nothing.
+            assert [r["lastDeliveredSeq"] for r in answer["receipts"]] == [0 if me is ann else 2]
+        watermarks = {r["userId"]: (r["lastReadSeq"], r["lastDeliveredSeq"]) for r in shown(db, bob, there)["receipts"]}
+        assert watermarks == {ann.id: (0, 0), bob.id: (2, 2)}
+        assert (types(db, ann), types(db, bob)) == ([*told[0], "conversation.updated"], [*told[1], "receipt.updated"])
+        check_everything(db, [ann.id, bob.id])
         unblock(db, ann, bob)
         send(db, bob, conversation_id=there)
         call(db, ann.id, "mark_all_read", conversation_id=there)

@@ -484,11 +484,47 @@ class TestNamesAndTitles:
                     ("update_conversation", {"conversation_id": group, "changes": json.dumps({"title": text})}),
                     ("update_profile", {"changes": json.dumps({"displayName": text})}),
                 ):
-                    with refused(422, "text_rejected"):
-                        call(db, ada.id, function, **params)
+                    answer = call(db, ada.id, function, **params)
+                    assert (answer["code"], answer["message"]) == ("PT422", "text_rejected")
                 assert call(db, new_person(text).id, "get_profile")["profile"]["displayName"] == "Member"
+        assert len(verdicts(db, ada)) == 9, "refusals are recorded"
         with rule(db, "shady", "term", "warn", terms=["zorgon"]):
             call(db, ada.id, "update_profile", changes='{"displayName": "Zorgon"}')
+        assert call(db, ada.id, "get_profile")["profile"]["displayName"] == "Zorgon"
+
+    def test_cannot_be_tried_or_changed_without_end(self, db, pair):
+        ada, ben = pair
+        group = call(db, ada.id, "create_group", title="Crew", member_ids=[ben.id])["conversation"]["id"]
+        db.execute("update private.settings set send_count_max = 3, edit_count_max = 3")
+        try:
+            for _ in range(3):
+                assert (
+                    call(db, ada.id, "update_profile", changes='{"displayName": "+49 151 23456789"}')["code"] == "PT422"
+                )
+            with refused(429, "rate_limited"):
+                call(db, ada.id, "update_profile", changes='{"displayName": "+49 151 23456789"}')
+            for number in range(3):
+                call(
+                    db,
+                    ada.id,
+                    "update_conversation",
+                    conversation_id=group,
+                    changes=json.dumps({"title": f"Crew {number}"}),
+                )
+            with refused(429, "rate_limited"):
+                call(db, ada.id, "update_conversation", conversation_id=group, changes='{"title": "Crew 9"}')
+        finally:
+            db.execute("update private.settings set send_count_max = default, edit_count_max = default")
+
+    def test_a_muted_person_renames_no_group(self, db, pair):
+        ada, ben = pair
+        group = call(db, ada.id, "create_group", title="Crew", member_ids=[ben.id])["conversation"]["id"]
+        db.execute("insert into private.sanctions (user_id, kind, reason) values (%s, 'mute', 'x')", [ada.id])
+        with refused(403, "account_muted"):
+            call(db, ada.id, "update_conversation", conversation_id=group, changes='{"title": "Ha"}')
+        assert call(db, ada.id, "update_conversation", conversation_id=group, changes='{"pinned": true}')[
+            "conversation"
+        ]["pinnedAt"]
 
 
 class TestAuditLog:

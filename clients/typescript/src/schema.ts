@@ -1940,6 +1940,26 @@ export interface components {
                 };
             };
         };
+        /** @description `account_muted`: This account may not write for now. or `account_unavailable`: This account cannot be used. or `forbidden`: This is not allowed. */
+        AccountMutedOrAccountUnavailableOrForbidden: {
+            headers: {
+                "X-Request-Id": components["headers"]["X-Request-Id"];
+                "Cache-Control": components["headers"]["Cache-Control"];
+                "X-Content-Type-Options": components["headers"]["X-Content-Type-Options"];
+                "Server-Timing": components["headers"]["Server-Timing"];
+                "RateLimit-Policy": components["headers"]["RateLimit-Policy"];
+                RateLimit: components["headers"]["RateLimit"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["ProblemDocument"] & {
+                    /** @constant */
+                    status?: 403;
+                    /** @enum {unknown} */
+                    code?: "account_muted" | "account_unavailable" | "forbidden";
+                };
+            };
+        };
         /** @description `not_a_group`: This is not a group. or `text_rejected`: This text was not accepted. */
         NotAGroupOrTextRejected: {
             headers: {
@@ -2328,6 +2348,7 @@ export type ResponseAccountMutedOrAccountUnavailableOrForbiddenOrRecipientUnavai
 export type ResponseNotFound = components['responses']['NotFound'];
 export type ResponseConflictOrIdempotencyConflict = components['responses']['ConflictOrIdempotencyConflict'];
 export type ResponseGroupFullOrTextRejected = components['responses']['GroupFullOrTextRejected'];
+export type ResponseAccountMutedOrAccountUnavailableOrForbidden = components['responses']['AccountMutedOrAccountUnavailableOrForbidden'];
 export type ResponseNotAGroupOrTextRejected = components['responses']['NotAGroupOrTextRejected'];
 export type ResponseGroupFullOrNotAGroup = components['responses']['GroupFullOrNotAGroup'];
 export type ResponseNotAGroup = components['responses']['NotAGroup'];
@@ -2577,7 +2598,7 @@ export interface operations {
             };
             400: components["responses"]["ValidationFailed"];
             401: components["responses"]["TokenExpiredOrUnauthenticated"];
-            403: components["responses"]["AccountUnavailableOrForbidden"];
+            403: components["responses"]["AccountMutedOrAccountUnavailableOrForbidden"];
             404: components["responses"]["NotFound"];
             408: components["responses"]["RequestTimeout"];
             409: components["responses"]["Conflict"];
