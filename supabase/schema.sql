@@ -2054,6 +2054,15 @@ $$;
 
 COMMENT ON FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid) IS 'The host application''s hook, asked before p_sender_id starts a direct conversation about p_gig_id with p_recipient_id. Definer, so that a replacement may read the host''s tables. Replace with create or replace; false answers recipient_unavailable.';
 
+CREATE FUNCTION private.has_account() RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+    select exists (select 1 from auth.users as u where u.id = (select auth.uid()) and u.deleted_at is null);
+$$;
+
+COMMENT ON FUNCTION private.has_account() IS 'Definer, because only it may read Auth''s table. Whether the caller''s account is still there: a token outlives it for a while.';
+
 CREATE FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -4065,6 +4074,7 @@ begin
             m.conversation_id = v_parts[1]::uuid
             and m.user_id = auth.uid()
             and m.left_at is null
+            and private.has_account()
             and private.live_topic(c, m.user_id) = p_topic
     );
 end;
@@ -5335,7 +5345,7 @@ CREATE FUNCTION private.my_contact_ids() RETURNS SETOF uuid
     select o.user_id
     from public.conversation_members as m
     inner join public.conversation_members as o on m.conversation_id = o.conversation_id
-    where m.user_id = (select auth.uid()) and m.left_at is null and o.left_at is null;
+    where m.user_id = (select auth.uid()) and m.left_at is null and o.left_at is null and (select private.has_account());
 $$;
 
 COMMENT ON FUNCTION private.my_contact_ids() IS 'Definer, because members see only their own rows. Everybody who is in a conversation with the caller now.';
@@ -5346,7 +5356,7 @@ CREATE FUNCTION private.my_conversation_ids() RETURNS SETOF uuid
     AS $$
     select m.conversation_id
     from public.conversation_members as m
-    where m.user_id = (select auth.uid()) and m.left_at is null;
+    where m.user_id = (select auth.uid()) and m.left_at is null and (select private.has_account());
 $$;
 
 COMMENT ON FUNCTION private.my_conversation_ids() IS 'Definer, so that policies on members cannot recurse. The conversations the caller is in now; none without a caller.';
@@ -6361,7 +6371,6 @@ CREATE FUNCTION private.require_account() RETURNS uuid
 declare
     v_me constant uuid := private.require_caller();
 begin
-    -- A token outlives the account it was made for by up to its own lifetime.
     if not private.account_is_active(v_me) then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not do this.';
     end if;
@@ -6381,11 +6390,15 @@ begin
     if v_me is null then
         raise sqlstate 'PT401' using message = 'unauthenticated', detail = 'A signed-in person is needed.';
     end if;
+    -- A token outlives the account it was made for by up to its own lifetime.
+    if not private.has_account() then
+        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account is gone.';
+    end if;
     return v_me;
 end;
 $$;
 
-COMMENT ON FUNCTION private.require_caller() IS 'The caller''s id from the verified token; raises PT401 unauthenticated without one. For what only reads.';
+COMMENT ON FUNCTION private.require_caller() IS 'The caller''s id from the verified token. Raises PT401 unauthenticated without one, PT403 account_unavailable when the account is gone. For what only reads.';
 
 CREATE FUNCTION private.require_moderator() RETURNS uuid
     LANGUAGE plpgsql STABLE
@@ -8667,7 +8680,7 @@ ALTER TABLE ONLY public.messages
 
 ALTER TABLE public.conversation_members ENABLE ROW LEVEL SECURITY;
 
-CREATE POLICY conversation_members_select_self ON public.conversation_members FOR SELECT TO authenticated USING (((user_id = ( SELECT auth.uid() AS uid)) AND (left_at IS NULL)));
+CREATE POLICY conversation_members_select_self ON public.conversation_members FOR SELECT TO authenticated USING (((user_id = ( SELECT auth.uid() AS uid)) AND (left_at IS NULL) AND ( SELECT private.has_account() AS has_account)));
 
 ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
 
@@ -8805,6 +8818,9 @@ REVOKE ALL ON FUNCTION private.get_profile() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.get_profile() TO authenticated;
 
 REVOKE ALL ON FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.has_account() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.has_account() TO authenticated;
 
 REVOKE ALL ON FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) FROM PUBLIC;
 
@@ -9287,7 +9303,7 @@ CREATE TRIGGER profiles_forget_after_update AFTER UPDATE OF deleted_at ON auth.u
 CREATE POLICY messaging_insert_topic ON realtime.messages AS PERMISSIVE FOR INSERT TO authenticated
     WITH CHECK (((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND private.may_write_live_topic(( SELECT realtime.topic() AS topic), extension)));
 CREATE POLICY messaging_select_topic ON realtime.messages AS PERMISSIVE FOR SELECT TO authenticated
-    USING ((((extension = 'broadcast'::text) AND (( SELECT realtime.topic() AS topic) = ('user:'::text || ( SELECT uid() AS uid)))) OR ((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND ( SELECT private.may_use_live_topic(( SELECT realtime.topic() AS topic)) AS may_use_live_topic))));
+    USING ((((extension = 'broadcast'::text) AND (( SELECT realtime.topic() AS topic) = ('user:'::text || ( SELECT uid() AS uid))) AND ( SELECT private.has_account() AS has_account)) OR ((extension = ANY (ARRAY['broadcast'::text, 'presence'::text])) AND ( SELECT private.may_use_live_topic(( SELECT realtime.topic() AS topic)) AS may_use_live_topic))));
 CREATE POLICY avatars_delete_own ON storage.objects AS PERMISSIVE FOR DELETE TO authenticated
     USING (((bucket_id = 'avatars'::text) AND private.may_keep_avatar(name)));
 CREATE POLICY avatars_insert_own ON storage.objects AS PERMISSIVE FOR INSERT TO authenticated

@@ -4,6 +4,7 @@
 --            Accounts that exist already are copied in one statement.
 -- Undo:      drop function private.create_profile() cascade; drop function private.forget_profile() cascade;
 --            drop function private.insert_profile(uuid, jsonb); drop function private.profile_json(uuid);
+--            drop function private.has_account();
 --            drop function private.account_is_active(uuid); drop table private.profile_settings;
 --            drop table public.profiles;
 --
@@ -78,6 +79,20 @@ $$;
 comment on function private.account_is_active(uuid) is
 'Definer, because only it may read Auth''s table. Whether the account exists, is neither deleted nor banned in Auth, nor suspended.';
 revoke all on function private.account_is_active(uuid) from public, anon, authenticated, service_role;
+
+create function private.has_account()
+returns boolean
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select exists (select 1 from auth.users as u where u.id = (select auth.uid()) and u.deleted_at is null);
+$$;
+comment on function private.has_account() is
+'Definer, because only it may read Auth''s table. Whether the caller''s account is still there: a token outlives it for a while.';
+revoke all on function private.has_account() from public, anon, authenticated, service_role;
+grant execute on function private.has_account() to authenticated;
 
 create function private.profile_json(p_user_id uuid)
 returns jsonb

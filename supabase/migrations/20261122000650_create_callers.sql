@@ -17,11 +17,16 @@ begin
     if v_me is null then
         raise sqlstate 'PT401' using message = 'unauthenticated', detail = 'A signed-in person is needed.';
     end if;
+    -- A token outlives the account it was made for by up to its own lifetime.
+    if not private.has_account() then
+        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account is gone.';
+    end if;
     return v_me;
 end;
 $$;
 comment on function private.require_caller() is
-'The caller''s id from the verified token; raises PT401 unauthenticated without one. For what only reads.';
+'The caller''s id from the verified token. Raises PT401 unauthenticated without one, PT403 account_unavailable when the account is gone. '
+'For what only reads.';
 revoke all on function private.require_caller() from public, anon, authenticated, service_role;
 
 create function private.require_account()
@@ -33,7 +38,6 @@ as $$
 declare
     v_me constant uuid := private.require_caller();
 begin
-    -- A token outlives the account it was made for by up to its own lifetime.
     if not private.account_is_active(v_me) then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not do this.';
     end if;

@@ -16,7 +16,7 @@ set search_path = ''
 as $$
     select m.conversation_id
     from public.conversation_members as m
-    where m.user_id = (select auth.uid()) and m.left_at is null;
+    where m.user_id = (select auth.uid()) and m.left_at is null and (select private.has_account());
 $$;
 comment on function private.my_conversation_ids() is
 'Definer, so that policies on members cannot recurse. The conversations the caller is in now; none without a caller.';
@@ -33,7 +33,7 @@ as $$
     select o.user_id
     from public.conversation_members as m
     inner join public.conversation_members as o on m.conversation_id = o.conversation_id
-    where m.user_id = (select auth.uid()) and m.left_at is null and o.left_at is null;
+    where m.user_id = (select auth.uid()) and m.left_at is null and o.left_at is null and (select private.has_account());
 $$;
 comment on function private.my_contact_ids() is
 'Definer, because members see only their own rows. Everybody who is in a conversation with the caller now.';
@@ -53,7 +53,7 @@ using (id = any(array(select private.my_conversation_ids())));
 
 create policy conversation_members_select_self on public.conversation_members
 for select to authenticated
-using (user_id = (select auth.uid()) and left_at is null);
+using (user_id = (select auth.uid()) and left_at is null and (select private.has_account()));
 
 -- The first condition makes an index range of it; the second bounds the range by where the reader may begin.
 create policy messages_select_member on public.messages

@@ -27,6 +27,7 @@ begin
             m.conversation_id = v_parts[1]::uuid
             and m.user_id = auth.uid()
             and m.left_at is null
+            and private.has_account()
             and private.live_topic(c, m.user_id) = p_topic
     );
 end;
@@ -70,7 +71,7 @@ grant execute on function private.may_write_live_topic(text, text) to authentica
 create policy messaging_select_topic on realtime.messages
 for select to authenticated
 using (
-    (extension = 'broadcast' and (select realtime.topic()) = 'user:' || (select auth.uid()))
+    (extension = 'broadcast' and (select realtime.topic()) = 'user:' || (select auth.uid()) and (select private.has_account()))
     or (extension in ('broadcast', 'presence') and (select private.may_use_live_topic((select realtime.topic()))))
 );
 

@@ -9,4 +9,4 @@ using (id = any(array(select private.my_conversation_ids())));
 drop policy if exists conversation_members_select_self on public.conversation_members;
 create policy conversation_members_select_self on public.conversation_members
 for select to authenticated
-using (user_id = (select auth.uid()) and left_at is null);
+using (user_id = (select auth.uid()) and left_at is null and (select private.has_account()));

@@ -6,7 +6,7 @@ drop policy if exists messaging_select_topic on realtime.messages;
 create policy messaging_select_topic on realtime.messages
 for select to authenticated
 using (
-    (extension = 'broadcast' and (select realtime.topic()) = 'user:' || (select auth.uid()))
+    (extension = 'broadcast' and (select realtime.topic()) = 'user:' || (select auth.uid()) and (select private.has_account()))
     or (extension in ('broadcast', 'presence') and (select private.may_use_live_topic((select realtime.topic()))))
 );
 

@@ -66,7 +66,7 @@ FUNCTIONS_FOR_AUTHENTICATED = {
     f"{schema}.{name}({arguments})" for name, arguments in API.items() for schema in ("public", "private")
 } | {
     "private.may_keep_avatar(p_name text)", "private.may_use_live_topic(p_topic text)",
-    "private.may_write_live_topic(p_topic text, p_extension text)", "private.my_contact_ids()",
+    "private.may_write_live_topic(p_topic text, p_extension text)", "private.has_account()", "private.my_contact_ids()",
     "private.my_conversation_ids()",
 }  # fmt: skip
 TABLES_TO_READ = {"public.conversation_members", "public.conversations", "public.messages", "public.profiles"}
