@@ -56,10 +56,10 @@ def test_tokens_that_were_tampered_with(http: Any, person: Any, refused: Any, su
     refused(http.post(LIST, headers={"apikey": supabase_stack.secret_key}, json={}), 401, "unauthenticated")
 
 
-def test_expired_token_is_told_apart(http: Any, mint_token: Any, refused: Any) -> None:
+def test_expired_token_is_told_apart(http: Any, mint_token: Any, person: Any, refused: Any) -> None:
     now = int(time.time())
     for age_s, status in ((5, 200), (120, 401)):
-        person_id = str(uuid.uuid4())
+        person_id = person().id
         token = mint_token(person_id, iat=now - 3600, exp=now - age_s)
         answer = http.post(LIST, headers={"Authorization": f"Bearer {token}"}, json={"userId": person_id})
         assert answer.status_code == status
