@@ -234,6 +234,8 @@ class TestTokens:
             channel.on_broadcast("*", heard.append)
             states = await joined(channel)
             await ours.set_auth(world.mint(ann, session="refreshed"))
+            # What is sent on one socket is done in order: once this is joined, the token before it has been looked at.
+            await joined(ours.channel(world.topic(ann), private()))
             world.forget(topic, ann)
             world.send(topic, "still", {})
             await until(lambda: len(heard) == 1)
