@@ -26,6 +26,7 @@ _LEET_BOTH = (str.maketrans(_LEET, "oizeasgtbgaselyiitc"), str.maketrans(_LEET, 
 _WITHOUT_LEET = str.maketrans("", "", _LEET)
 _EDGES = "\"'.,;:?!()[]{}<>-_~*/\\^`&=#%•¤+|"
 _STAR_EDGES = "\"'.,;:?!()[]{}<>-_~/"
+_LIMITS = ("2147483647", "2147483648", "4294967295", "4294967296")
 _ASCENDING, _DESCENDING = "01234567890123456789", "98765432109876543210"
 
 Spans = list[tuple[int, int]]
@@ -189,6 +190,7 @@ def text_digest(text: str, rules: Rules) -> int | None:
 
 def fold(text: str, rules: Rules) -> str:
     """The form that rules look at. See private.moderation_fold."""
+    text = re.sub("([A-Z])l([A-Z])", r"\1i\2", text)
     folded = text if text.isascii() else text.translate(rules.letters)
     return re.sub("[A-Z]+", lambda capitals: capitals[0].lower(), folded).replace("\t", " ")
 
@@ -224,7 +226,11 @@ def _forms(folded: str, rules: Rules) -> tuple[list[str], str]:
         if not token:
             continue
         if len(token) > 1:
+            if token.endswith("+"):
+                forms += _leet(token.lstrip("(+"))
             token = token.lstrip("(+").rstrip("!+(|")
+            if re.fullmatch("[b-df-hj-np-tv-z]+", token):
+                forms.append(token.replace("v", "u"))
         leet = _leet(token) if token.translate(_WITHOUT_LEET) != token else []
         forms += leet
         spoken.append(leet[0] if leet else token)
@@ -320,10 +326,10 @@ def _scan(folded: str, rules: Rules, only: Rule | None) -> tuple[list[Rule], lis
     if not is_disguised:
         return caught, hints
 
-    if any(star in folded for star in "*#%"):
+    if any(star in folded for star in "*#%@"):
         for chunk in re.split("[ \n]+", folded):
             token = chunk.strip(_STAR_EDGES)
-            likeness = re.sub("[*#%]", "_", token)
+            likeness = re.sub("[*#%@]", "_", token)
             letters = len(likeness) - likeness.count("_")
             if rules["starred"].search(token) and len(likeness) >= 4 and 2 * letters >= len(likeness):
                 like = re.compile(likeness.replace("_", "."), re.DOTALL)
@@ -475,7 +481,7 @@ def _contacts(folded: str, hints: list[str], rules: Rules) -> Spans:
     if "@" in folded:
         spans += _spans(folded, rules["email"])
     if (
-        ("provider" in hints and ("at" in hints or " com" in folded))
+        ("provider" in hints and ("at" in hints or " com" in folded or "@" in folded))
         or ("dot" in hints and ("at" in hints or "@" in folded))
         or rules["loose_at"].search(folded)
     ):
@@ -513,21 +519,21 @@ def _contacts(folded: str, hints: list[str], rules: Rules) -> Spans:
 
 def _is_phone(run: str, before: str, after: str, rules: Rules) -> bool:
     """Whether a run of digits is a telephone number. See private.moderation_is_phone."""
-    number = run.replace("o", "0").replace("l", "1")
+    number = run.replace("o", "0").replace("l", "1").replace("i", "1")
     digits = re.sub("[^0-9]+", "", number)
     groups = re.sub("[^0-9]+", " ", number).strip(" ")
     count = len(digits)
+    is_sequence = digits in _ASCENDING or digits in _DESCENDING
     if (
         not 7 <= count <= 15
-        or run.count("o") + run.count("l") > 3
+        or sum(letter in "oli" for letter in run) > count // 2
         or re.match("[a-z0-9]|[.,:][0-9]", after)
         or re.search(r"[0-9][.,:]\Z", before)
         or (
             re.search(r"[a-z0-9]-?\Z", before)
             and not re.search(r"(?:tel|phone|fon|call|mobile|whatsapp|nr|no|number|cell)-?\Z", before)
         )
-        or digits in _ASCENDING
-        or digits in _DESCENDING
+        or (is_sequence and (count != 10 or groups.count(" ") > 1))
         or not digits.strip(digits[0])
     ):
         return False
@@ -560,21 +566,32 @@ def _is_phone(run: str, before: str, after: str, rules: Rules) -> bool:
         if "between" not in kinds:
             is_called = any(rules.is_a(word, "call") for word in words[max(0, index - 5) : index + 1])
             break
-    is_called = is_called or bool(rules["call_anywhere"].search(line))
+    is_called = (
+        is_called
+        or bool(rules["call_anywhere"].search(line))
+        or (
+            count >= 10
+            and not digits.endswith("00000")
+            and any(rules.is_a(word, "call") for word in _GAPS.split(after)[:3])
+        )
+    )
     if rules["thousands"].search(number) and not is_called:
         return False
+    is_alone = not re.search("[a-z0-9]", before) and not re.search("[a-z0-9]", after)
+    if is_called or is_sequence:
+        return is_called or (is_alone and digits[0] in "06789")
     return (
-        is_called
-        or (bool(rules["national"].search(groups)) and 9 <= count <= (15 if groups.startswith("00") else 12))
+        (bool(rules["national"].search(groups)) and 9 <= count <= (15 if groups.startswith("00") else 12))
         or (
             bool(rules["shaped"].search(groups))
             and (groups != digits or bool(re.match("[78]9|1[3-9]", digits)))
             and count >= 9
         )
         or (
-            bool(rules["alone"].search(digits))
-            and not re.search("[a-z0-9]", before)
-            and not re.search("[a-z0-9]", after)
+            is_alone
+            and bool(rules["alone"].search(digits))
+            and bool(re.search("[0-9]{3}|^[0-9](?: [0-9])+$", groups))
+            and digits not in _LIMITS
         )
     )
 

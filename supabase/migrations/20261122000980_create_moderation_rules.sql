@@ -44,6 +44,10 @@ parallel safe
 set search_path = ''
 as $$
 begin
+    -- A small l between capitals is meant to be read as I.
+    if p_text ~ '[A-Z]l[A-Z]' then
+        return private.moderation_fold(regexp_replace(p_text, '([A-Z])l([A-Z])', '\1i\2', 'g'));
+    end if;
     if octet_length(p_text) = char_length(p_text) then
         return replace(lower(p_text collate "C"), E'\t', ' ');
     end if;
@@ -412,6 +416,10 @@ begin
         select upper(private.normalize_text(t.term) collate "und-x-icu")
         union
         select initcap(private.normalize_text(t.term) collate "und-x-icu")
+        union
+        -- Long phrases also without their spaces; with an article that may be another word (the rapist).
+        select replace(private.normalize_text(t.term), ' ', '')
+        where char_length(t.term) >= 8 and t.term !~* '^ *(?:an?|the) '
     ) as v
     cross join lateral (
         select btrim(regexp_replace(
@@ -532,7 +540,8 @@ from (
     values
     (
         'messenger',
-        'telegram telegramm telgram telegam whatsapp whats whatsap watsap watsapp whatapp wapp wsp whatsup instagram insta '
+        'telegram telegramm telgram telegam whatsapp whats whatsap watsap watsapp whatapp wapp wsp whatsup wasap guasap instagram '
+        || 'insta twitter linkedin keybase wickr sc '
         || 'snapchat discord skype wechat weixin viber facebook kakaotalk kakao zalo icq threema kik gmail hotmail googlemail '
         || 'icloud protonmail tiktok tg тг ig wa fb wx vx qq line signal snap messenger zap vk вк imo tele телеграм телеграмм '
         || 'телега телеге телегу телеграме телеграмме вотсап ватсап вацап вотсапп ватсапп вайбер скайп инстаграм инстаграмм инста '
@@ -543,15 +552,15 @@ from (
         'provider',
         'gmail googlemail yahoo ymail hotmail outlook icloud proton protonmail gmx web aol live msn mail yandex zoho qq 163 '
         || '126 naver daum hanmail freenet online orange wanadoo laposte libero virgilio seznam wp onet interia o2 rediffmail '
-        || 'fastmail tutanota bol uol'
+        || 'fastmail tutanota bol uol gmailcom googlemailcom yahoocom hotmailcom outlookcom icloudcom protonmailcom mailru gmxde webde'
     ),
     (
         'dot',
-        'dot d0t punkt punto ponto point kropka точка punt nokta'
+        'dot d0t punkt punto ponto point kropka точка tochka punt nokta'
     ),
     (
         'at',
-        'at arroba arobase chiocciola klammeraffe aet ät małpa собака kukac zavinac'
+        'at arroba arobase chiocciola klammeraffe aet ät małpa собака sobaka kukac zavinac'
     ),
     (
         'digit',
@@ -571,7 +580,7 @@ from (
         || 'zadzwoń zadzwon dzwoń dzwon numer numero número bel bellen ringa numaram telefonum arayın arayin ara goi gọi sđt sdt '
         || 'puh puhelin nomor hubungi hp namba позвони позвоните звони звоните тел телефон номер номеру набери наберите пиши '
         || 'пишите اتصل هاتف رقم رقمي جوال جوالي موبايل واتساب واتس फोन नंबर कॉल मोबाइल τηλ τηλεφωνο κινητο טלפון נייד dial dm '
-        || 'msg message whatsapptan cep'
+        || 'msg message whatsapptan cep wasap guasap ph mob zavolej zavolejte volej contacto contato contatto تماس شماره'
     ),
     (
         'identifier',
@@ -590,7 +599,7 @@ from (
     (
         'between',
         'number numbers numer nummer numero número num no nr n id code key is was ist es est lautet of номер my the mein meine '
-        || 'der die das le la el at on or me you this here a today now please under unter auf al en on au via and und y et'
+        || 'der die das le la el at on or me you this here a today now please under unter auf al en on au via and und y et पर पे'
     ),
     (
         'unit',
@@ -626,7 +635,7 @@ from (
     ),
     (
         'short',
-        'b d f g h k p q r v w z'
+        'b d f g h k l m n p q r t v w z'
     )
 ) as w (kind, words)
 cross join lateral regexp_split_to_table(w.words, ' ') as t (word)
@@ -679,20 +688,20 @@ begin
     (11, 'n', '[\n -/:-`{-~€£¥•¤]'),
     (12, 'sign', '[!-/:-`{-~€£¥•¤]'),
     -- What makes a text worth a second look for words in disguise.
-    (20, 'broken', '{l}{sign}+{l}|[a-z][0-9$@€£¥|]|[0-9$@€£¥|!][a-z]'),
+    (20, 'broken', '{l}{sign}+{l}|[a-z][0-9$@€£¥|]|[0-9$@€£¥|!][a-z]|[b-df-hj-np-tw-z]v[b-df-hj-np-tw-z]'),
     (25, 'gaps', '[\n "#%-'')*,-/:-?[-`{}~•¤]+'),
     (26, 'contraction', '''(?:s|t|d|m|re|ll|ve|em)({n}|$)'),
     (27, 'elision', '(^|{n})(?:l|d|j|m|n|s|t|c|o|y|qu)'''),
     (28, 'one_stop', '^([^.,;:?!/]+)[.,;:?!/]+([^.,;:?!/]+)$'),
     (29, 'small_words_before', '^(?:you(?:are|re)?|u(?:r|are)?|im|iam|he|she|they|it|its|is|this|the|an?|i|are|r)+'),
     (30, 'small_words_after', '(?:you|u|urs?|yours?|him|her|me|them|it|off|is|are|r|man|bro)+$'),
-    (31, 'starred', '^[a-z]+[*#%]+[a-z][a-z*#%]*$'),
+    (31, 'starred', '^{l}+[*#%@]+{l}(?:{l}|[*#%@])*$'),
     (32, 'korean_ending', '(?:입니다|이에요|예요|이야|이다|들|은|는|이|가|을|를|의|에게|에|도|야|아|로|으로|와|과|랑|네|요)+$'),
     (33, 'arabic_beginning', '^[وفبك]?ال'),
 
     -- Host names: a dot may be written out. CJK letters end a label, because nothing else would.
     (40, 'label', '[^\n -,./:-^`{-~€£¥•¤ぁ-힣]+'),
-    (41, 'dot_word', '(?:dot|d0t|punkt|punto|ponto|point|kropka|точка|punt|nokta)'),
+    (41, 'dot_word', '(?:dot|d0t|punkt|punto|ponto|point|kropka|точка|tochka|punt|nokta)'),
     (42, 'dot', '(?:\.| ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | \. ?)'),
     (43, 'host', '{label}(?:{dot}{label})+'),
     (44, 'hosts_hint', '[^\n .]\.[^\n .]|{dot_word}|[[({<] ?\.| \. ?|://|:\\\\'),
@@ -715,28 +724,30 @@ begin
     -- E-mail.
     (60, 'local', '[^\n -$&(-*,/:-^`{-~€£¥•¤ぁ-힣]+'),
     (61, 'at_sign', '(?: ?@ ?| ?[[({<*|~_-]{1,2} ?(?:at|a t|arroba|arobase|@|a|et) ?[\])}>*|~_-]{1,2} ?)'),
-    (62, 'at_word', '(?:at|arroba|arobase|chiocciola|klammeraffe|aet|ät|małpa|собака|снабел-а|kukac|zavinac)'),
+    (62, 'at_word', '(?:at(?: sign)?|arroba|arobase|chiocciola|klammeraffe|aet|ät|małpa|собака|sobaka|снабел-а|kukac|zavinac)'),
     (63, 'provider',
         '(?:gmail|googlemail|g ?mail|yahoo|ymail|hotmail|outlook|icloud|proton(?:mail)?|gmx|web|aol|live|msn|mail|yandex|zoho|qq'
         || '|163|126|naver|daum|hanmail|freenet|t-online|orange|wanadoo|laposte|libero|virgilio|seznam|wp|onet|interia|o2'
         || '|rediffmail|fastmail|tutanota|bol|uol)'),
+    (59, 'mailbox', '(?:gmail|googlemail|yahoo|ymail|hotmail|outlook|icloud|proton(?:mail)?|gmx|yandex|zoho|rediffmail|fastmail|tutanota)'),
     (64, 'loose_dot', '(?:\.| ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} ?| \. ?|\. )'),
     (65, 'worded_dot', '(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} )'),
     (66, 'spelled_local',
         '{local}(?:(?: ?[[({<] ?(?:\.|{dot_word}) ?[\])}>] ?| {dot_word} | (?:underscore|dash|minus|unterstrich|bindestrich'
         || '|guion bajo) ){local})*'),
-    (67, 'email', '{local}@(?:{label}\.)+[a-z]{2,24}'),
+    (67, 'email', '{local}@+(?:{label}\.)+[a-z]{2,24}|@[a-z0-9._=/-]+:(?:{label}\.)+[a-z]{2,24}'),
     (68, 'loose_email',
-        '{spelled_local}(?:{at_sign}(?:{label}{loose_dot})+{tld_more}| {at_word} (?:{label}{worded_dot})+{tld_more}'
+        '{spelled_local}(?:{at_sign}(?:{label}{loose_dot})+{tld_more}| {at_word} (?:{label}{worded_dot})+(?:{tld_more}|ру|ком)'
         || '| {at_word} {provider}(?:{loose_dot}| )(?:com|net|org|de|fr|ru|it|es|uk|pl|cz|br|in|jp|cn|kr|me|ch|at|co)'
-        || '| ?{provider}(?:{worded_dot}| )com|@ ?{provider} ?[,; ] ?(?:com|net|org|de|ru|fr|it|es))'
+        || '| ?{provider}(?:{worded_dot}| )com|@ ?{provider} ?[,; ]? ?(?:com|net|org|de|ru|fr|it|es)|@ ?{mailbox}'
+        '| {at_word} (?:gmail|googlemail|hotmail|icloud|protonmail)[.!)]*$)'
         || '|[a-z0-9](?: [a-z0-9._-]){2,} (?:@|at)(?: [a-z0-9-]){2,} (?:\.|dot)(?: [a-z]){2,}'),
     (69, 'loose_at', '[[({<*|~_-] ?(?:at|a t|@|a|et|arroba|arobase) ?[\])}>*|~_-]| @|@ |@[^ \n]*(?: \.|[({<[]\.|[,;])'),
 
     -- Telephone numbers.
     (80, 'six_digits', '[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9]'),
     (81, 'cjk_number', '[零〇一二两三四五六七八九幺][ .,-]?(?:[零〇一二两三四五六七八九幺0-9][ .,-]?){6,}|[영공일이삼사오육칠팔구][ .,-]?(?:[영공일이삼사오육칠팔구0-9][ .,-]?){6,}'),
-    (82, 'number', '[+(]{0,2}[0-9ol]?[0-9](?:[ ().\-/_*~]{0,3}[0-9ol]){5,}'),
+    (82, 'number', '[+(]{0,2}[0-9ol]?[0-9](?:[ ().\-/_*~]{0,3}(?:[0-9ol]|i[0-9])){5,}'),
     (84, 'date',
         '(?:(?:19|20)[0-9]{2}[./ -][01]?[0-9][./ -][0-3]?[0-9]|[0-3]?[0-9][./-][0-3]?[0-9][./-](?:19|20)[0-9]{2}'
         || '|[0-3]?[0-9] [01][0-9] (?:19|20)[0-9]{2}|[0-3]?[0-9]\.[01]?[0-9]\.[0-9]{2}|[01][0-9]/[0-3][0-9]/[0-9]{2}'
@@ -756,8 +767,8 @@ begin
         '^(?:{date}(?:[ ,/~-]{1,3}{date})*|[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9]{1,3}\.[0-9]{1,2}\.[0-9]{1,5}\.[0-9]{1,5}'
         || '|[0-9]{1,2}\.[0-9]+|[1-9][0-9]*\.[0-9]+|[0-9]{1,3}\.[0-9]{3,} {1,3}-?[0-9]{1,3}\.[0-9]{3,}|(?:19'
         || '|20)[0-9]{2}(?:[^0-9]+(?:19|20)[0-9]{2})*|0?1[^0-9]+0?2[^0-9]+0?3[^0-9].*|10[^0-9]+20[^0-9]+30[^0-9].*'
-        || '|100[^0-9]+200[^0-9]+300[^0-9].*)$'),
-    (97, 'national', '^0[1-9][0-9]*(?: [0-9]+)*$|^0 ?[1-9](?: [0-9])+$|^00 ?[1-9][0-9 ]*$|^0[0-9]{2,4} [0-9]+(?: [0-9]+)*$'),
+        || '|100[^0-9]+200[^0-9]+300[^0-9].*|0[0-9](?: [0-9]{2}){5})$'),
+    (97, 'national', '^0[1-9][0-9]*(?: [0-9]+)*$|^0 ?[1-9](?: [0-9])+$|^00 ?[1-9][0-9 ]*$|^0[0-9]{2,4} [0-9]+(?: [0-9]+)*$|^0 [1-9][0-9]{1,4} [0-9]{5,8}$'),
     (98, 'shaped',
         '^(?:1 ?)?[2-9][0-9]{2} [2-9][0-9]{2} ?[0-9]{4}$|^(?:1 )?[2-9][0-9]{5} [0-9]{4}$'
         || '|^[78] ?[3489][0-9]{2} ?[0-9]{3} ?[0-9]{2} ?[0-9]{2}$|^1[3-9][0-9] ?[0-9]{4} [0-9]{4}$|^1[3-9][0-9]{9}$'
@@ -770,15 +781,15 @@ begin
         || '|91)[0-9]{9,11})$'),
 
     (100, 'counting',
-        '^(?:(?:zero|null|cero|nul|ноль|零|〇|영|공)[^a-z]*)?(?:one[^a-z]*two[^a-z]*three|eins[^a-z]*zwei[^a-z]*drei'
+        '^(?:(?:zero|null|cero|nul|ноль|零|〇|영|공){n}*)?(?:one[^a-z]*two[^a-z]*three|eins[^a-z]*zwei[^a-z]*drei'
         || '|uno[^a-z]*dos[^a-z]*tres|un[^a-z]*deux[^a-z]*trois|uno[^a-z]*due[^a-z]*tre|um[^a-z]*dois[^a-z]*tres'
         || '|een[^a-z]*twee[^a-z]*drie|один[ ,.]*два[ ,.]*три|一[ ,.]*二[ ,.]*三|일[ ,.]*이[ ,.]*삼|bir[^a-z]*iki[^a-z]*uc'
         || '|jeden[^a-z]*dwa[^a-z]*trzy)'),
 
     -- Messengers: names that say it alone, and words that are also something else.
-    (109, 'messenger_anywhere', '微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|라인|加微|vx|wx|qq'),
+    (109, 'messenger_anywhere', '微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|line|라인|加微|vx|wx|qq'),
     (110, 'messenger',
-        '(?:telegram+|telegramm|telgram|whats ?app|whatsap|watsap+|whatapp|wapp|wsp|whatsup|instagram|insta|snap ?chat|snapchat'
+        '(?:t ?[e3] ?[l1] ?[e3] ?g ?r ?[a@4] ?m+|telgram|w ?h ?[a@4] ?t ?s ?[a@4] ?p ?p|wasap|guasap|whatsap|watsap+|whatapp|wapp|wsp|whatsup|[i1!] ?n ?s ?t ?[a@4](?: ?g ?r ?[a@4] ?m)?|snap ?chat|keybase|wickr'
         || '|discord|skype|wechat|weixin|viber|facebook|kakao ?talk|kakao|zalo|icq|threema|kik|gmail|hotmail|googlemail|icloud'
         || '|protonmail|tiktok|linkedin|twitter|телеграмм?|телега|телеге|телегу|телеграме|вотсап|ватсап|вацап|вайбер|скайп'
         || '|инстаграмм?|инста|инсте|инсту|микрософт тимс|微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|واتساب|واتس|تيليجرام|تليجرام'
@@ -786,7 +797,7 @@ begin
     (111, 'maybe_messenger', '(?:tg|тг|ig|wa|fb|wx|vx|qq|line|signal|snap|messenger|zap|vk|вк|imo|tele|x|teams|email|e-mail|mail)'),
     (112, 'any_messenger', '(?:{messenger}|{maybe_messenger})'),
     (113, 'handle', '[a-z0-9][a-z0-9._-]{2,}'),
-    (114, 'odd_handle', '[a-z](?:[a-z]*[0-9]{2,}|[a-z.-]+_[a-z0-9]|[a-z]+\.[a-z])[a-z0-9._-]*'),
+    (114, 'odd_handle', '[a-z](?:[a-z]*[0-9]{2,}|[a-z.-]+_[a-z0-9]|[a-z]+\.[a-z]|[a-z]{3,}\.[0-9])[a-z0-9._-]*'),
     (115, 'handle_word',
         '(?:id|name|user ?name|usr|user|handle|nick|nickname|account|acc|profile?|contact|konto|benutzername|usuario|号|號|아이디|ник'
         || '|логин)'),
@@ -797,10 +808,10 @@ begin
     (118, 'named_handle',
         '(?:^|{n})(?:{messenger}(?: ?{handle_word})?|{maybe_messenger} ?{handle_word}) ?(?:[:=~>-]{1,3}|is:?|ist:?|es:?|est:?'
         || '|lautet|jest) ?@?{handle}|(?:^|{n}){messenger} {handle_word} {handle}|(?:^|{n})(?:line|tg|ig|vk|qq|imo|wx'
-        || '|vx) id {handle}|(?:微信|薇信|威信|vx|wx|v信|加v|加微|加我微信|qq|카톡|카카오톡|라인|ライン|인스타)(?:号|號|是|아이디|id| |:)*{handle}'),
+        || '|vx) id {handle}|(?:微信|薇信|威信|vx|wx|v信|加v|加微|加我微信|qq|카톡|카카오톡|라인|ライン|인스타|lineの)(?:号|號|是|아이디|id|の|は| |:)*{handle}|(?:^|{n})skype[^\n]{0,20}[ :]live:[a-z0-9._-]{3,}'),
     (119, 'odd_named_handle',
-        '(?:^|{n})(?:{messenger}|tg|тг|ig|wa|fb|wx|vx|qq|snap|zap|vk|вк|imo|line id|signal id)(?:{gap}(?:{handle_word}|is|ist|es'
-        || '|est|as|me|my))*{gap}@?{odd_handle}|(?:^|{n})(?:tele|line|signal) ?[:=] ?@?{odd_handle}'),
+        '(?:^|{n})(?:{messenger}|tg|тг|ig|wa|fb|wx|vx|qq|snap|zap|vk|вк|imo|line id|signal id)(?:''s)?(?:{gap}(?:{handle_word}|is|ist|es'
+        || '|est|as|me|my))*{gap}@?{odd_handle}|(?:^|{n})(?:tele|line|signal|sc) ?[:=] ?@?{odd_handle}'),
     (120, 'asked_handle',
         '(?:^|{n})(?:add|find|text|message|msg|reach|contact|dm|pm|hit|write|ping|get|follow|search|im|i am|am|me|mich|mir'
         || '|agregame|buscame|escribeme|ajoute|cherche|aggiungimi|scrivimi|cercami|adiciona|chama)(?: me| us| mich'
@@ -819,7 +830,7 @@ begin
         || '| over)? (?:on|via|to|over|through|in)) (?:my )?(?:{messenger}|tg|тг|wa|signal|snap|line|ig|zap|вк)(?:{n}|$)'),
     (124, 'invitation',
         '(?:(?:h[tx*]{2}ps?)? ?:? ?/{0,2} ?(?:www\.)?)(?:(?:t|telegram|tlgrm|telesco|wa|m|fb|line|zalo|qm\.qq|snap){dot}(?:me'
-        || '|dog|pe|chat|com)|(?:telegram|viber|discordapp|discord|instagram|facebook|fb|snapchat|tiktok|linkedin|twitter|vk|signal'
+        || '|dog|pe|chat|com)|(?:telegram|viber|discordapp|discord|instagram|facebook|fb|snapchat|tiktok|linkedin|twitter|x|vk|signal'
         || '|whatsapp|(?:chat|api|web|call)\.whatsapp|join\.skype|open\.kakao|line|weixin|wechat|threema|onlyfans'
         || '|paypal){dot}(?:com|gg|me|org|ru|id|group|app|to))[ ]?/[ ]?[^\n )•]+|discord{dot}gg ?/ ?[^\n )•]+|(?:viber|tg|whatsapp'
         || '|skype|weixin|line)://[^\n )•]+|skype:[a-z0-9._:-]{3,}\?[a-z]+'),
@@ -937,7 +948,14 @@ begin
     foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
         continue when v_token = '';
         if char_length(v_token) > 1 then
+            -- At the end a plus may be a t, or a v alone among consonants a u.
+            if v_token like '%+' then
+                v_forms := v_forms || private.moderation_leet(ltrim(v_token, '(+'));
+            end if;
             v_token := rtrim(ltrim(v_token, '(+'), '!+(|');
+            if v_token ~ '^[b-df-hj-np-tv-z]+$' then
+                v_forms := v_forms || translate(v_token, 'v', 'u');
+            end if;
         end if;
         v_leet := case
             when translate(v_token, '0123456789@$€£¥|!+(', '') = v_token then '{}' else private.moderation_leet(v_token)
@@ -980,7 +998,7 @@ begin
     for v_token in
         select t.token
         from (
-            select btrim(c.token, '"''.,;:?!()[]{}<>-_~*/\^`&=#%•¤+|') as token
+            select distinct btrim(c.token, '"''.,;:?!()[]{}<>-_~*/\^`&=#%•¤+|') as token
             from regexp_split_to_table(v_text, '[ \n]+') as c (token)
         ) as t
         where t.token ~ '[!-/:-`{-~•¤]' and char_length(t.token) <= 100
@@ -1104,17 +1122,21 @@ begin
     end if;
 
     -- Words with stars in them.
-    if translate(p_folded, '*#%', '') <> p_folded then
+    if translate(p_folded, '*#%@', '') <> p_folded then
         caught := caught || array(
             select t.rule_id
             from (
-                select translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%', '___') as likeness
+                select distinct translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%@', '____') as likeness
                 from regexp_split_to_table(p_folded, '[ \n]+') as c (token)
                 where
                     btrim(c.token, '"''.,;:?!()[]{}<>-_~/')
                     ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'starred')
             ) as w
-            inner join private.moderation_terms as t on t.term like w.likeness
+            inner join private.moderation_terms as t
+                on
+                    t.first_word >= split_part(w.likeness, '_', 1) collate "C"
+                    and t.first_word < split_part(w.likeness, '_', 1) || U&'\+10FFFF' collate "C"
+                    and t.term like w.likeness
             where
                 case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
                 and not t.is_phrase
@@ -1335,10 +1357,12 @@ set enable_hashjoin = 'off'
 set enable_mergejoin = 'off'
 as $$
 declare
-    v_run constant text := translate(p_run, 'ol', '01');
+    v_run constant text := translate(p_run, 'oli', '011');
     v_digits constant text := regexp_replace(v_run, '[^0-9]+', '', 'g');
     v_groups constant text := btrim(regexp_replace(v_run, '[^0-9]+', ' ', 'g'));
     v_count constant integer := char_length(v_digits);
+    v_is_sequence constant boolean := strpos('01234567890123456789', v_digits) + strpos('98765432109876543210', v_digits) > 0;
+    v_is_alone constant boolean := p_before !~ '[a-z0-9]' and p_after !~ '[a-z0-9]';
     v_is_called boolean := false;
     v_words text[];
     v_kinds text[];
@@ -1347,12 +1371,11 @@ declare
 begin
     if
         v_count not between 7 and 15
-        or char_length(p_run) - char_length(translate(p_run, 'ol', '')) > 3
+        or char_length(p_run) - char_length(translate(p_run, 'oli', '')) > v_count / 2
         or p_after ~ '^(?:[a-z0-9]|[.,:][0-9])'
         or p_before ~ '[0-9][.,:]$'
         or (p_before ~ '[a-z0-9]-?$' and p_before !~ '(?:tel|phone|fon|call|mobile|whatsapp|nr|no|number|cell)-?$')
-        or strpos('01234567890123456789', v_digits) > 0
-        or strpos('98765432109876543210', v_digits) > 0
+        or (v_is_sequence and (v_count <> 10 or v_groups like '% % %'))
         or translate(v_digits, left(v_digits, 1), '') = ''
     then
         return false;
@@ -1394,14 +1417,25 @@ begin
             exit;
         end if;
     end loop;
-    v_is_called := v_is_called or v_line ~ (c ->> 'call_anywhere');
+    -- A long one may be said to be one afterwards: "2125550187, call me".
+    v_is_called := v_is_called or v_line ~ (c ->> 'call_anywhere') or (v_count >= 10 and v_digits !~ '00000$' and exists (
+        select 1
+        from private.moderation_words as w
+        where w.kind = 'call' and w.word = any((regexp_split_to_array(p_after, '[\n -/:-`{-~€£¥•¤]+'))[:3] collate "C")
+    ));
     if v_run ~ (c ->> 'thousands') and not v_is_called then
         return false;
     end if;
-    return v_is_called
-        or (v_groups ~ (c ->> 'national') and v_count between 9 and case when v_groups ~ '^00' then 15 else 12 end)
+    if v_is_called or v_is_sequence then
+        return v_is_called or (v_is_alone and v_digits ~ '^[06-9]');
+    end if;
+    return (v_groups ~ (c ->> 'national') and v_count between 9 and case when v_groups ~ '^00' then 15 else 12 end)
         or (v_groups ~ (c ->> 'shaped') and (v_groups <> v_digits or v_digits ~ '^[78]9|^1[3-9]') and v_count >= 9)
-        or (v_digits ~ (c ->> 'alone') and p_before !~ '[a-z0-9]' and p_after !~ '[a-z0-9]');
+        -- Groups of two are a row of numbers; the largest numbers of 32 bits are what they are.
+        or (
+            v_is_alone and v_digits ~ (c ->> 'alone') and v_groups ~ '[0-9]{3}|^[0-9](?: [0-9])+$'
+            and v_digits <> all(array['2147483647', '2147483648', '4294967295', '4294967296'])
+        );
 end;
 $$;
 comment on function private.moderation_is_phone(text, text, text) is
@@ -1547,7 +1581,7 @@ begin
     end if;
     -- With signs and dots written out or set apart.
     if
-        ('provider' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, ' com') > 0))
+        ('provider' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, ' com') > 0 or strpos(p_folded, '@') > 0))
         or ('dot' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, '@') > 0))
         or p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_at')
     then
