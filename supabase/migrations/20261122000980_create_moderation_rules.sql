@@ -541,7 +541,7 @@ from (
     (
         'messenger',
         'telegram telegramm telgram telegam whatsapp whats whatsap watsap watsapp whatapp wapp wsp whatsup wasap guasap instagram '
-        || 'insta twitter linkedin keybase wickr sc '
+        || 'insta twitter keybase wickr sc '
         || 'snapchat discord skype wechat weixin viber facebook kakaotalk kakao zalo icq threema kik gmail hotmail googlemail '
         || 'icloud protonmail tiktok tg тг ig wa fb wx vx qq line signal snap messenger zap vk вк imo tele телеграм телеграмм '
         || 'телега телеге телегу телеграме телеграмме вотсап ватсап вацап вотсапп ватсапп вайбер скайп инстаграм инстаграмм инста '
@@ -789,7 +789,7 @@ begin
     -- Messengers: names that say it alone, and words that are also something else.
     (109, 'messenger_anywhere', '微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|line|라인|加微|vx|wx|qq'),
     (110, 'messenger',
-        '(?:t ?[e3] ?[l1] ?[e3] ?g ?r ?[a@4] ?m+|telgram|w ?h ?[a@4] ?t ?s ?[a@4] ?p ?p|wasap|guasap|whatsap|watsap+|whatapp|wapp|wsp|whatsup|[i1!] ?n ?s ?t ?[a@4](?: ?g ?r ?[a@4] ?m)?|snap ?chat|keybase|wickr'
+        '(?:tele ?gram+|telgram|whats ?app|wasap|guasap|whatsap|watsap+|whatapp|wapp|wsp|whatsup|instagram|insta|snap ?chat|keybase|wickr'
         || '|discord|skype|wechat|weixin|viber|facebook|kakao ?talk|kakao|zalo|icq|threema|kik|gmail|hotmail|googlemail|icloud'
         || '|protonmail|tiktok|linkedin|twitter|телеграмм?|телега|телеге|телегу|телеграме|вотсап|ватсап|вацап|вайбер|скайп'
         || '|инстаграмм?|инста|инсте|инсту|микрософт тимс|微信|薇信|威信|加v|v信|카카오톡|카톡|텔레그램|인스타|インスタ|ライン|واتساب|واتس|تيليجرام|تليجرام'
@@ -807,7 +807,7 @@ begin
         || '|@{handle}[ ,.(]{1,3}(?:(?:on|in|bei|auf|en|sur|su|no|na|at|for|my|via|в|w) ?)?{any_messenger}(?:{n}|$)'),
     (118, 'named_handle',
         '(?:^|{n})(?:{messenger}(?: ?{handle_word})?|{maybe_messenger} ?{handle_word}) ?(?:[:=~>-]{1,3}|is:?|ist:?|es:?|est:?'
-        || '|lautet|jest) ?@?{handle}|(?:^|{n}){messenger} {handle_word} {handle}|(?:^|{n})(?:line|tg|ig|vk|qq|imo|wx'
+        || '|lautet|jest) ?@?{handle}|(?:^|{n}){messenger} (?:id|user ?name|usr|handle|nick|nickname|ник|логин) {handle}|(?:^|{n})(?:line|tg|ig|vk|qq|imo|wx'
         || '|vx) id {handle}|(?:微信|薇信|威信|vx|wx|v信|加v|加微|加我微信|qq|카톡|카카오톡|라인|ライン|인스타|lineの)(?:号|號|是|아이디|id|の|は| |:)*{handle}|(?:^|{n})skype[^\n]{0,20}[ :]live:[a-z0-9._-]{3,}'),
     (119, 'odd_named_handle',
         '(?:^|{n})(?:{messenger}|tg|тг|ig|wa|fb|wx|vx|qq|snap|zap|vk|вк|imo|line id|signal id)(?:''s)?(?:{gap}(?:{handle_word}|is|ist|es'
@@ -886,7 +886,7 @@ comment on function private.moderation_collapse(text) is 'Every run of one and t
 revoke all on function private.moderation_collapse(text) from public, anon, authenticated, service_role;
 
 create function private.moderation_leet(p_word text)
-returns text[]
+returns text
 language plpgsql
 immutable
 parallel safe
@@ -898,19 +898,17 @@ declare
 begin
     -- Letters among digits and signs; more digits than letters is a number of something, such as a55 or b2b.
     if v_signs = 0 or v_signs = char_length(p_word) or v_digits > v_signs + (char_length(p_word) >= 5)::integer then
-        return '{}';
+        return null;
     end if;
     if translate(p_word, '1|!', '') = p_word then
-        return array[translate(p_word, '023456789@$€£¥+(', 'ozeasgtbgaselytc')];
+        return translate(p_word, '023456789@$€£¥+(', 'ozeasgtbgaselytc');
     end if;
-    return array[
-        translate(p_word, '0123456789@$€£¥|!+(', 'oizeasgtbgaselyiitc'),
-        translate(p_word, '0123456789@$€£¥|!+(', 'olzeasgtbgaselylltc')
-    ];
+    return translate(p_word, '0123456789@$€£¥|!+(', 'oizeasgtbgaselyiitc')
+        || ' ' || translate(p_word, '0123456789@$€£¥|!+(', 'olzeasgtbgaselylltc');
 end;
 $$;
 comment on function private.moderation_leet(text) is
-'The words that a mixture of letters with digits and signs may stand for (sh1t, $cam); none for other words.';
+'The words that a mixture of letters with digits and signs may stand for (sh1t, $cam), one or two, with a space between; null for others.';
 revoke all on function private.moderation_leet(text) from public, anon, authenticated, service_role;
 
 create function private.moderation_forms(p_folded text)
@@ -932,9 +930,10 @@ declare
         when strpos(p_folded, '''') = 0 then p_folded
         else regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g')
     end;
-    v_forms text[] := '{}';
-    v_spoken text[] := '{}';
-    v_leet text[];
+    -- Words with a space between: to append to a long array copies it.
+    v_forms text := '';
+    v_spoken text := '';
+    v_leet text;
     v_token text;
     v_joined text;
     v_parts text[];
@@ -950,22 +949,22 @@ begin
         if char_length(v_token) > 1 then
             -- At the end a plus may be a t, or a v alone among consonants a u.
             if v_token like '%+' then
-                v_forms := v_forms || private.moderation_leet(ltrim(v_token, '(+'));
+                v_forms := concat_ws(' ', v_forms, private.moderation_leet(ltrim(v_token, '(+')));
             end if;
             v_token := rtrim(ltrim(v_token, '(+'), '!+(|');
             if v_token ~ '^[b-df-hj-np-tv-z]+$' then
-                v_forms := v_forms || translate(v_token, 'v', 'u');
+                v_forms := concat_ws(' ', v_forms, translate(v_token, 'v', 'u'));
             end if;
         end if;
         v_leet := case
-            when translate(v_token, '0123456789@$€£¥|!+(', '') = v_token then '{}' else private.moderation_leet(v_token)
+            when translate(v_token, '0123456789@$€£¥|!+(', '') <> v_token then private.moderation_leet(v_token)
         end;
-        v_forms := v_forms || v_leet;
-        v_spoken := v_spoken || coalesce(v_leet[1], v_token);
+        v_forms := concat_ws(' ', v_forms, v_leet);
+        v_spoken := concat_ws(' ', v_spoken, coalesce(split_part(v_leet, ' ', 1), v_token));
         v_is_short := char_length(v_token) <= 2
             and exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'short');
         if (v_is_short or v_before_is_short) and v_before <> '' and char_length(v_before) + char_length(v_token) between 4 and 40 then
-            v_forms := v_forms || (v_before || v_token) || private.moderation_leet(v_before || v_token);
+            v_forms := concat_ws(' ', v_forms, v_before || v_token, private.moderation_leet(v_before || v_token));
         end if;
         v_before := v_token;
         v_before_is_short := v_is_short;
@@ -981,13 +980,13 @@ begin
             end if;
             if char_length(v_run) between 3 and 200 and v_run ~ '[^0-9@$€£¥|!+(]' then
                 v_joined := v_run;
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
                 v_joined := regexp_replace(v_run, c_before, '');
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
                 v_joined := regexp_replace(v_run, c_after, '');
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
                 v_joined := regexp_replace(v_joined, c_before, '');
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
             end if;
             v_run := '';
         end loop;
@@ -1011,17 +1010,17 @@ begin
             and not exists (
                 select 1 from private.moderation_words as w where w.word = any(v_parts collate "C") and w.kind = 'short'
             );
-        v_forms := v_forms || v_joined || private.moderation_leet(v_joined) || translate(v_joined, '!+(|', '');
+        v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined), translate(v_joined, '!+(|', ''));
     end loop;
 
     -- Words with an article or an ending that is written together with them.
     if octet_length(p_folded) > char_length(p_folded) and p_folded ~ '[ء-ي가-힣]' then
         foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
-            v_forms := v_forms || regexp_replace(v_token, c_arabic, '') || regexp_replace(v_token, c_korean, '');
+            v_forms := concat_ws(' ', v_forms, regexp_replace(v_token, c_arabic, ''), regexp_replace(v_token, c_korean, ''));
         end loop;
     end if;
     -- The last one is the text with plain words, for phrases.
-    return v_forms || array_to_string(v_spoken, ' ');
+    return string_to_array(v_forms, ' ') || ltrim(v_spoken);
 end;
 $$;
 comment on function private.moderation_forms(text) is
@@ -1180,30 +1179,21 @@ immutable
 set search_path = ''
 as $$
 declare
+    v_parts text[];
     v_spans integer[] := '{}';
     v_at integer := 1;
-    r record;
 begin
-    -- What lies between the matches and the matches themselves, in step: two passes, however many there are.
-    for r in
-        select
-            t.gap,
-            t.hit
-        from unnest(
-            regexp_split_to_array(p_folded, p_pattern),
-            array(select m.hit[1] from regexp_matches(p_folded, p_pattern, 'g') as m (hit))
-        ) as t (gap, hit)
-        where t.hit is not null
-    loop
-        v_at := v_at + char_length(r.gap);
-        v_spans := v_spans || v_at || v_at + char_length(r.hit);
-        v_at := v_at + char_length(r.hit);
+    -- Outside and inside of matches in turn, in one pass; a normalised text has no other control characters than line ends.
+    v_parts := string_to_array(regexp_replace(p_folded, p_pattern, E'\x01\\&\x01', 'g'), E'\x01');
+    for i in 1..cardinality(v_parts) - 1 loop
+        v_at := v_at + char_length(v_parts[i]);
+        v_spans := v_spans || v_at;
     end loop;
     return v_spans;
 end;
 $$;
 comment on function private.moderation_spans(text, text) is
-'Where the pattern matches: first and one past the last place of each match, from 1. It has no capturing group, or one around all.';
+'Where the pattern matches: first and one past the last place of each match, from 1.';
 revoke all on function private.moderation_spans(text, text) from public, anon, authenticated, service_role;
 
 create function private.moderation_punycode(p_host text)
@@ -1358,8 +1348,8 @@ set enable_mergejoin = 'off'
 as $$
 declare
     v_run constant text := translate(p_run, 'oli', '011');
-    v_digits constant text := regexp_replace(v_run, '[^0-9]+', '', 'g');
     v_groups constant text := btrim(regexp_replace(v_run, '[^0-9]+', ' ', 'g'));
+    v_digits constant text := replace(v_groups, ' ', '');
     v_count constant integer := char_length(v_digits);
     v_is_sequence constant boolean := strpos('01234567890123456789', v_digits) + strpos('98765432109876543210', v_digits) > 0;
     v_is_alone constant boolean := p_before !~ '[a-z0-9]' and p_after !~ '[a-z0-9]';
@@ -1571,6 +1561,7 @@ as $$
 declare
     v_found integer[];
     v_spans integer[] := '{}';
+    v_local text;
     v_hit text;
     v_part text;
     v_start integer;
@@ -1588,14 +1579,13 @@ begin
         v_found := private.moderation_spans(
             p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_email')
         );
+        v_local := '^' || (select l.pattern from private.moderation_lexicon as l where l.name = 'local');
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
             continue when substr(p_folded, v_found[i + 1], 1) ~ '[a-z0-9]' or exists (
                 select 1
                 from private.moderation_words as w
-                where w.kind = 'no_local' and w.word = substring(
-                    v_hit from '^' || (select l.pattern from private.moderation_lexicon as l where l.name = 'local')
-                ) collate "C"
+                where w.kind = 'no_local' and w.word = substring(v_hit from v_local) collate "C"
             );
             v_spans := v_spans || v_found[i] || v_found[i + 1];
         end loop;
@@ -1890,7 +1880,7 @@ begin
             v_found := v_contacts;
         elsif v_rule.kind = 'pattern' then
             v_found := private.moderation_spans(
-                v_folded, '(' || private.moderation_fold(private.normalize_text(v_rule.pattern)) || ')'
+                v_folded, private.moderation_fold(private.normalize_text(v_rule.pattern))
             );
         else
             -- Whole words: the links, or those a term is found in. Where it takes several to make it, the whole text goes.
