@@ -492,7 +492,7 @@ def _contacts(folded: str, hints: list[str], rules: Rules) -> Spans:
             if local and local.start() == 0 and rules.is_a(local[0], "no_local"):
                 continue
             spans.append((start, end))
-    if rules["six_digits"].search(folded):
+    if sum(letter in "0123456789" for letter in folded) >= 6:
         for start, end in _spans(folded, rules["number"]):
             if re.match("[a-z]", folded[end : end + 1]) and folded[end - 1] in "ol":
                 end = start + len(folded[start:end].rstrip("ol ().-/_*~"))

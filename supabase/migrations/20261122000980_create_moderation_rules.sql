@@ -745,7 +745,6 @@ begin
     (69, 'loose_at', '[[({<*|~_-] ?(?:at|a t|@|a|et|arroba|arobase) ?[\])}>*|~_-]| @|@ |@[^ \n]*(?: \.|[({<[]\.|[,;])'),
 
     -- Telephone numbers.
-    (80, 'six_digits', '[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9][^0-9]*[0-9]'),
     (81, 'cjk_number', '[零〇一二两三四五六七八九幺][ .,-]?(?:[零〇一二两三四五六七八九幺0-9][ .,-]?){6,}|[영공일이삼사오육칠팔구][ .,-]?(?:[영공일이삼사오육칠팔구0-9][ .,-]?){6,}'),
     (82, 'number', '[+(]{0,2}[0-9ol]?[0-9](?:[ ().\-/_*~]{0,3}(?:[0-9ol]|i[0-9])){5,}'),
     (84, 'date',
@@ -1590,7 +1589,7 @@ begin
             v_spans := v_spans || v_found[i] || v_found[i + 1];
         end loop;
     end if;
-    if p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'six_digits') then
+    if char_length(p_folded) - char_length(translate(p_folded, '0123456789', '')) >= 6 then
         v_found := private.moderation_spans(p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'number'));
         for i in 1..cardinality(v_found) by 2 loop
             v_start := v_found[i];
