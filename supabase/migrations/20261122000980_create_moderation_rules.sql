@@ -631,7 +631,7 @@ from (
         'no_local',
         'in up on me my us our work works working worked look looks mail email account is are be login available support log '
         || 'sign the a an your use using to with via from at by or and page site found find check see visit it them people job '
-        || 'interview'
+        || 'interview mailbox inbox office team address'
     ),
     (
         'short',
@@ -796,7 +796,7 @@ begin
     (111, 'maybe_messenger', '(?:tg|тг|ig|wa|fb|wx|vx|qq|line|signal|snap|messenger|zap|vk|вк|imo|tele|x|teams|email|e-mail|mail)'),
     (112, 'any_messenger', '(?:{messenger}|{maybe_messenger})'),
     (113, 'handle', '[a-z0-9][a-z0-9._-]{2,}'),
-    (114, 'odd_handle', '[a-z](?:[a-z]*[0-9]{2,}|[a-z.-]+_[a-z0-9]|[a-z]+\.[a-z]|[a-z]{3,}\.[0-9])[a-z0-9._-]*'),
+    (114, 'odd_handle', '[a-z](?:[a-z]*[0-9]{2,}|[a-z.-]+_[a-z0-9]|[a-z]+\.[a-z]|[a-z]{3,}\.[0-9]{2})[a-z0-9._-]*'),
     (115, 'handle_word',
         '(?:id|name|user ?name|usr|user|handle|nick|nickname|account|acc|profile?|contact|konto|benutzername|usuario|号|號|아이디|ник'
         || '|логин)'),
