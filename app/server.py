@@ -50,9 +50,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came; a head that is still not complete counts by what was received of it."""
         self._begins = False
+        # What a head begins in may hold the end of a body before it, and the end of a body may come alone.
+        was_in_head = self._in_head
         super().data_received(data)
-        # What it begins in may hold the end of a body before it.
-        if self._in_head and not self._begins and not self.transport.is_closing():
+        if was_in_head and self._in_head and not self._begins and not self.transport.is_closing():
             self._partial_bytes += len(data)
             if self._partial_bytes > HEAD_BYTES_MAX:
                 self._too_large = True

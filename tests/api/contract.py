@@ -56,7 +56,9 @@ def check(response: httpx.Response) -> None:
     for header, reference in announced["headers"].items():
         told = _resolved(reference)
         values = response.headers.get_list(header)
-        assert values or not told["required"], f"{name}: {header} is missing"
+        assert values or not told["required"], (
+            f"{name}: {header} is missing from {response.status_code} {response.text[:200]}"
+        )
         for value in values:
             _validate(f"{name} {header}", told["schema"], value)
     if "content" not in announced:

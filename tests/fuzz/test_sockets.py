@@ -296,6 +296,21 @@ def test_pipelines_are_answered_in_order(fuzzed: Fuzzed) -> None:
     assert statuses(talk(fuzzed, few)) == [200] * 5 + [404, 200]
 
 
+def test_the_end_of_a_refused_body_is_not_taken_for_a_head(fuzzed: Fuzzed, bearer: str) -> None:
+    body = b" " * 200_000
+    with connected(fuzzed) as connection:
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(head("POST", SEND, bearer, JSON, f"Content-Length: {len(body)}"))
+        told = b""
+        while b"payload_too_large" not in told:
+            told += connection.recv(65536)
+        connection.sendall(body)
+        connection.sendall(head("GET", "/health/live", "Connection: close"))
+        while more := connection.recv(65536):
+            told += more
+    assert statuses(told) == [413, 200]
+
+
 # ----- too slow -----
 
 

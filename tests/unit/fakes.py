@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,9 +48,13 @@ class Upstream:
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
     url: str = ""
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -67,6 +71,9 @@ class Upstream:
             pass
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            self.serving.discard(task)
 
 
 @asynccontextmanager
@@ -79,6 +86,11 @@ async def upstream(script: Script) -> AsyncIterator[Upstream]:
         yield up
     finally:
         server.close()
+        # What still hangs there would outlive the loop it was made in.
+        serving = [*up.serving]
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def http(status: int, body: bytes | Any, content_type: str = "application/json") -> bytes:
