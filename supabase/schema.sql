@@ -2992,7 +2992,7 @@ begin
             v_found := v_contacts;
         elsif v_rule.kind = 'pattern' then
             v_found := private.moderation_spans(
-                v_folded, '(' || private.moderation_fold(private.normalize_text(v_rule.pattern)) || ')'
+                v_folded, private.moderation_fold(private.normalize_text(v_rule.pattern))
             );
         else
             -- Whole words: the links, or those a term is found in. Where it takes several to make it, the whole text goes.
@@ -3059,6 +3059,10 @@ begin
         select upper(private.normalize_text(t.term) collate "und-x-icu")
         union
         select initcap(private.normalize_text(t.term) collate "und-x-icu")
+        union
+        -- Long phrases also without their spaces; with an article that may be another word (the rapist).
+        select replace(private.normalize_text(t.term), ' ', '')
+        where char_length(t.term) >= 8 and t.term !~* '^ *(?:an?|the) '
     ) as v
     cross join lateral (
         select btrim(regexp_replace(
@@ -4406,6 +4410,7 @@ CREATE FUNCTION private.moderation_contacts(p_folded text, p_hints text[]) RETUR
 declare
     v_found integer[];
     v_spans integer[] := '{}';
+    v_local text;
     v_hit text;
     v_part text;
     v_start integer;
@@ -4416,26 +4421,25 @@ begin
     end if;
     -- With signs and dots written out or set apart.
     if
-        ('provider' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, ' com') > 0))
+        ('provider' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, ' com') > 0 or strpos(p_folded, '@') > 0))
         or ('dot' = any(p_hints) and ('at' = any(p_hints) or strpos(p_folded, '@') > 0))
         or p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_at')
     then
         v_found := private.moderation_spans(
             p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'loose_email')
         );
+        v_local := '^' || (select l.pattern from private.moderation_lexicon as l where l.name = 'local');
         for i in 1..cardinality(v_found) by 2 loop
             v_hit := substr(p_folded, v_found[i], v_found[i + 1] - v_found[i]);
             continue when substr(p_folded, v_found[i + 1], 1) ~ '[a-z0-9]' or exists (
                 select 1
                 from private.moderation_words as w
-                where w.kind = 'no_local' and w.word = substring(
-                    v_hit from '^' || (select l.pattern from private.moderation_lexicon as l where l.name = 'local')
-                ) collate "C"
+                where w.kind = 'no_local' and w.word = substring(v_hit from v_local) collate "C"
             );
             v_spans := v_spans || v_found[i] || v_found[i + 1];
         end loop;
     end if;
-    if p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'six_digits') then
+    if char_length(p_folded) - char_length(translate(p_folded, '0123456789', '')) >= 6 then
         v_found := private.moderation_spans(p_folded, (select l.pattern from private.moderation_lexicon as l where l.name = 'number'));
         for i in 1..cardinality(v_found) by 2 loop
             v_start := v_found[i];
@@ -4491,6 +4495,10 @@ CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
     SET search_path TO ''
     AS $$
 begin
+    -- A small l between capitals is meant to be read as I.
+    if p_text ~ '[A-Z]l[A-Z]' then
+        return private.moderation_fold(regexp_replace(p_text, '([A-Z])l([A-Z])', '\1i\2', 'g'));
+    end if;
     if octet_length(p_text) = char_length(p_text) then
         return replace(lower(p_text collate "C"), E'\t', ' ');
     end if;
@@ -4523,9 +4531,10 @@ declare
         when strpos(p_folded, '''') = 0 then p_folded
         else regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g')
     end;
-    v_forms text[] := '{}';
-    v_spoken text[] := '{}';
-    v_leet text[];
+    -- Words with a space between: to append to a long array copies it.
+    v_forms text := '';
+    v_spoken text := '';
+    v_leet text;
     v_token text;
     v_joined text;
     v_parts text[];
@@ -4539,17 +4548,24 @@ begin
     foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
         continue when v_token = '';
         if char_length(v_token) > 1 then
+            -- At the end a plus may be a t, or a v alone among consonants a u.
+            if v_token like '%+' then
+                v_forms := concat_ws(' ', v_forms, private.moderation_leet(ltrim(v_token, '(+')));
+            end if;
             v_token := rtrim(ltrim(v_token, '(+'), '!+(|');
+            if v_token ~ '^[b-df-hj-np-tv-z]+$' then
+                v_forms := concat_ws(' ', v_forms, translate(v_token, 'v', 'u'));
+            end if;
         end if;
         v_leet := case
-            when translate(v_token, '0123456789@$€£¥|!+(', '') = v_token then '{}' else private.moderation_leet(v_token)
+            when translate(v_token, '0123456789@$€£¥|!+(', '') <> v_token then private.moderation_leet(v_token)
         end;
-        v_forms := v_forms || v_leet;
-        v_spoken := v_spoken || coalesce(v_leet[1], v_token);
+        v_forms := concat_ws(' ', v_forms, v_leet);
+        v_spoken := concat_ws(' ', v_spoken, coalesce(split_part(v_leet, ' ', 1), v_token));
         v_is_short := char_length(v_token) <= 2
             and exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'short');
         if (v_is_short or v_before_is_short) and v_before <> '' and char_length(v_before) + char_length(v_token) between 4 and 40 then
-            v_forms := v_forms || (v_before || v_token) || private.moderation_leet(v_before || v_token);
+            v_forms := concat_ws(' ', v_forms, v_before || v_token, private.moderation_leet(v_before || v_token));
         end if;
         v_before := v_token;
         v_before_is_short := v_is_short;
@@ -4565,13 +4581,13 @@ begin
             end if;
             if char_length(v_run) between 3 and 200 and v_run ~ '[^0-9@$€£¥|!+(]' then
                 v_joined := v_run;
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
                 v_joined := regexp_replace(v_run, c_before, '');
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
                 v_joined := regexp_replace(v_run, c_after, '');
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
                 v_joined := regexp_replace(v_joined, c_before, '');
-                v_forms := v_forms || v_joined || private.moderation_leet(v_joined);
+                v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
             end if;
             v_run := '';
         end loop;
@@ -4582,7 +4598,7 @@ begin
     for v_token in
         select t.token
         from (
-            select btrim(c.token, '"''.,;:?!()[]{}<>-_~*/\^`&=#%•¤+|') as token
+            select distinct btrim(c.token, '"''.,;:?!()[]{}<>-_~*/\^`&=#%•¤+|') as token
             from regexp_split_to_table(v_text, '[ \n]+') as c (token)
         ) as t
         where t.token ~ '[!-/:-`{-~•¤]' and char_length(t.token) <= 100
@@ -4595,17 +4611,17 @@ begin
             and not exists (
                 select 1 from private.moderation_words as w where w.word = any(v_parts collate "C") and w.kind = 'short'
             );
-        v_forms := v_forms || v_joined || private.moderation_leet(v_joined) || translate(v_joined, '!+(|', '');
+        v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined), translate(v_joined, '!+(|', ''));
     end loop;
 
     -- Words with an article or an ending that is written together with them.
     if octet_length(p_folded) > char_length(p_folded) and p_folded ~ '[ء-ي가-힣]' then
         foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
-            v_forms := v_forms || regexp_replace(v_token, c_arabic, '') || regexp_replace(v_token, c_korean, '');
+            v_forms := concat_ws(' ', v_forms, regexp_replace(v_token, c_arabic, ''), regexp_replace(v_token, c_korean, ''));
         end loop;
     end if;
     -- The last one is the text with plain words, for phrases.
-    return v_forms || array_to_string(v_spoken, ' ');
+    return string_to_array(v_forms, ' ') || ltrim(v_spoken);
 end;
 $_$;
 
@@ -4815,10 +4831,12 @@ CREATE FUNCTION private.moderation_is_phone(p_run text, p_before text, p_after t
     SET enable_mergejoin TO 'off'
     AS $_$
 declare
-    v_run constant text := translate(p_run, 'ol', '01');
-    v_digits constant text := regexp_replace(v_run, '[^0-9]+', '', 'g');
+    v_run constant text := translate(p_run, 'oli', '011');
     v_groups constant text := btrim(regexp_replace(v_run, '[^0-9]+', ' ', 'g'));
+    v_digits constant text := replace(v_groups, ' ', '');
     v_count constant integer := char_length(v_digits);
+    v_is_sequence constant boolean := strpos('01234567890123456789', v_digits) + strpos('98765432109876543210', v_digits) > 0;
+    v_is_alone constant boolean := p_before !~ '[a-z0-9]' and p_after !~ '[a-z0-9]';
     v_is_called boolean := false;
     v_words text[];
     v_kinds text[];
@@ -4827,12 +4845,11 @@ declare
 begin
     if
         v_count not between 7 and 15
-        or char_length(p_run) - char_length(translate(p_run, 'ol', '')) > 3
+        or char_length(p_run) - char_length(translate(p_run, 'oli', '')) > v_count / 2
         or p_after ~ '^(?:[a-z0-9]|[.,:][0-9])'
         or p_before ~ '[0-9][.,:]$'
         or (p_before ~ '[a-z0-9]-?$' and p_before !~ '(?:tel|phone|fon|call|mobile|whatsapp|nr|no|number|cell)-?$')
-        or strpos('01234567890123456789', v_digits) > 0
-        or strpos('98765432109876543210', v_digits) > 0
+        or (v_is_sequence and (v_count <> 10 or v_groups like '% % %'))
         or translate(v_digits, left(v_digits, 1), '') = ''
     then
         return false;
@@ -4874,20 +4891,31 @@ begin
             exit;
         end if;
     end loop;
-    v_is_called := v_is_called or v_line ~ (c ->> 'call_anywhere');
+    -- A long one may be said to be one afterwards: "2125550187, call me".
+    v_is_called := v_is_called or v_line ~ (c ->> 'call_anywhere') or (v_count >= 10 and v_digits !~ '00000$' and exists (
+        select 1
+        from private.moderation_words as w
+        where w.kind = 'call' and w.word = any((regexp_split_to_array(p_after, '[\n -/:-`{-~€£¥•¤]+'))[:3] collate "C")
+    ));
     if v_run ~ (c ->> 'thousands') and not v_is_called then
         return false;
     end if;
-    return v_is_called
-        or (v_groups ~ (c ->> 'national') and v_count between 9 and case when v_groups ~ '^00' then 15 else 12 end)
+    if v_is_called or v_is_sequence then
+        return v_is_called or (v_is_alone and v_digits ~ '^[06-9]');
+    end if;
+    return (v_groups ~ (c ->> 'national') and v_count between 9 and case when v_groups ~ '^00' then 15 else 12 end)
         or (v_groups ~ (c ->> 'shaped') and (v_groups <> v_digits or v_digits ~ '^[78]9|^1[3-9]') and v_count >= 9)
-        or (v_digits ~ (c ->> 'alone') and p_before !~ '[a-z0-9]' and p_after !~ '[a-z0-9]');
+        -- Groups of two are a row of numbers; the largest numbers of 32 bits are what they are.
+        or (
+            v_is_alone and v_digits ~ (c ->> 'alone') and v_groups ~ '[0-9]{3}|^[0-9](?: [0-9])+$'
+            and v_digits <> all(array['2147483647', '2147483648', '4294967295', '4294967296'])
+        );
 end;
 $_$;
 
 COMMENT ON FUNCTION private.moderation_is_phone(p_run text, p_before text, p_after text) IS 'Whether a run of digits is a telephone number, by its shape and by what stands up to 50 characters before and 20 after it; dates, prices, counts and numbers of orders are not.';
 
-CREATE FUNCTION private.moderation_leet(p_word text) RETURNS text[]
+CREATE FUNCTION private.moderation_leet(p_word text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     SET search_path TO ''
     AS $_$
@@ -4897,19 +4925,17 @@ declare
 begin
     -- Letters among digits and signs; more digits than letters is a number of something, such as a55 or b2b.
     if v_signs = 0 or v_signs = char_length(p_word) or v_digits > v_signs + (char_length(p_word) >= 5)::integer then
-        return '{}';
+        return null;
     end if;
     if translate(p_word, '1|!', '') = p_word then
-        return array[translate(p_word, '023456789@$€£¥+(', 'ozeasgtbgaselytc')];
+        return translate(p_word, '023456789@$€£¥+(', 'ozeasgtbgaselytc');
     end if;
-    return array[
-        translate(p_word, '0123456789@$€£¥|!+(', 'oizeasgtbgaselyiitc'),
-        translate(p_word, '0123456789@$€£¥|!+(', 'olzeasgtbgaselylltc')
-    ];
+    return translate(p_word, '0123456789@$€£¥|!+(', 'oizeasgtbgaselyiitc')
+        || ' ' || translate(p_word, '0123456789@$€£¥|!+(', 'olzeasgtbgaselylltc');
 end;
 $_$;
 
-COMMENT ON FUNCTION private.moderation_leet(p_word text) IS 'The words that a mixture of letters with digits and signs may stand for (sh1t, $cam); none for other words.';
+COMMENT ON FUNCTION private.moderation_leet(p_word text) IS 'The words that a mixture of letters with digits and signs may stand for (sh1t, $cam), one or two, with a space between; null for others.';
 
 CREATE FUNCTION private.moderation_mask(p_text text, p_spans integer[]) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -5160,17 +5186,21 @@ begin
     end if;
 
     -- Words with stars in them.
-    if translate(p_folded, '*#%', '') <> p_folded then
+    if translate(p_folded, '*#%@', '') <> p_folded then
         caught := caught || array(
             select t.rule_id
             from (
-                select translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%', '___') as likeness
+                select distinct translate(btrim(c.token, '"''.,;:?!()[]{}<>-_~/'), '*#%@', '____') as likeness
                 from regexp_split_to_table(p_folded, '[ \n]+') as c (token)
                 where
                     btrim(c.token, '"''.,;:?!()[]{}<>-_~/')
                     ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'starred')
             ) as w
-            inner join private.moderation_terms as t on t.term like w.likeness
+            inner join private.moderation_terms as t
+                on
+                    t.first_word >= split_part(w.likeness, '_', 1) collate "C"
+                    and t.first_word < split_part(w.likeness, '_', 1) || U&'\+10FFFF' collate "C"
+                    and t.term like w.likeness
             where
                 case when p_rule_id is null then t.is_enabled else t.rule_id = p_rule_id end
                 and not t.is_phrase
@@ -5210,30 +5240,21 @@ CREATE FUNCTION private.moderation_spans(p_folded text, p_pattern text) RETURNS 
     SET search_path TO ''
     AS $$
 declare
+    v_parts text[];
     v_spans integer[] := '{}';
     v_at integer := 1;
-    r record;
 begin
-    -- What lies between the matches and the matches themselves, in step: two passes, however many there are.
-    for r in
-        select
-            t.gap,
-            t.hit
-        from unnest(
-            regexp_split_to_array(p_folded, p_pattern),
-            array(select m.hit[1] from regexp_matches(p_folded, p_pattern, 'g') as m (hit))
-        ) as t (gap, hit)
-        where t.hit is not null
-    loop
-        v_at := v_at + char_length(r.gap);
-        v_spans := v_spans || v_at || v_at + char_length(r.hit);
-        v_at := v_at + char_length(r.hit);
+    -- Outside and inside of matches in turn, in one pass; a normalised text has no other control characters than line ends.
+    v_parts := string_to_array(regexp_replace(p_folded, p_pattern, E'\x01\\&\x01', 'g'), E'\x01');
+    for i in 1..cardinality(v_parts) - 1 loop
+        v_at := v_at + char_length(v_parts[i]);
+        v_spans := v_spans || v_at;
     end loop;
     return v_spans;
 end;
 $$;
 
-COMMENT ON FUNCTION private.moderation_spans(p_folded text, p_pattern text) IS 'Where the pattern matches: first and one past the last place of each match, from 1. It has no capturing group, or one around all.';
+COMMENT ON FUNCTION private.moderation_spans(p_folded text, p_pattern text) IS 'Where the pattern matches: first and one past the last place of each match, from 1.';
 
 CREATE FUNCTION private.moderation_spoken_numbers(p_folded text) RETURNS integer[]
     LANGUAGE plpgsql STABLE
