@@ -1223,12 +1223,22 @@ declare
     v_me constant uuid := private.require_account();
     v_message public.messages;
     v_pending private.pending_messages;
+    v_conversation public.conversations;
 begin
     -- What nobody has read can be withdrawn without a trace in the conversation.
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = (
+        select p.conversation_id
+        from private.pending_messages as p
+        where p.message_id = p_message_id and p.from_user_id = v_me
+    )
+    for no key update;
     delete from private.pending_messages as p
     where p.message_id = p_message_id and p.from_user_id = v_me
     returning p.* into v_pending;
     if found then
+        perform private.tell_author(v_conversation, v_me);
         update private.moderation_items as i
         set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
         where i.message_id = p_message_id and i.status = 'open';
@@ -5523,8 +5533,7 @@ begin
         where
             i.status = 'open'
             and i.kind = p_kind
-            and i.user_id = p_user_id
-            and i.message_id is not distinct from p_message_id
+            and (i.message_id = p_message_id or (p_message_id is null and i.message_id is null and i.user_id = p_user_id))
         for no key update;
         exit when found;
     end loop;
@@ -5947,7 +5956,6 @@ CREATE FUNCTION private.reject_pending(p_message_id uuid) RETURNS boolean
 declare
     v_pending private.pending_messages;
     v_conversation public.conversations;
-    v_position bigint;
 begin
     select p.* into v_pending from private.pending_messages as p where p.message_id = p_message_id;
     select c.* into v_conversation
@@ -5961,14 +5969,7 @@ begin
     if not found then
         return false;
     end if;
-    v_position := private.move_heads(array[v_pending.from_user_id], v_conversation.position);
-    update public.conversations as c
-    set event_seq = c.event_seq + 1, position = v_position
-    where c.id = v_conversation.id;
-    update public.conversation_members as m
-    set changed_position = v_position
-    where m.conversation_id = v_conversation.id and m.user_id = v_pending.from_user_id;
-    perform private.emit('conversation.updated', v_conversation.id, array[v_pending.from_user_id], null, null);
+    perform private.tell_author(v_conversation, v_pending.from_user_id);
     return true;
 end;
 $$;
@@ -6101,11 +6102,23 @@ CREATE FUNCTION private.reopen_pending(p_message_id uuid) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
+declare
+    v_pending private.pending_messages;
+    v_conversation public.conversations;
 begin
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = (select p.conversation_id from private.pending_messages as p where p.message_id = p_message_id)
+    for no key update;
     update private.pending_messages as p
     set state = 'pending', decided_at = null
-    where p.message_id = p_message_id and p.state = 'rejected';
-    return found;
+    where p.message_id = p_message_id and p.state = 'rejected'
+    returning p.* into v_pending;
+    if not found then
+        return false;
+    end if;
+    perform private.tell_author(v_conversation, v_pending.from_user_id);
+    return true;
 end;
 $$;
 
@@ -7274,6 +7287,23 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer) IS 'Counts one event now, or raises PT429 rate_limited. Undone with the transaction, so what was refused is not counted.';
+
+CREATE FUNCTION private.tell_author(p_conversation public.conversations, p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+    v_position constant bigint := private.move_heads(array[p_user_id], p_conversation.position);
+begin
+    -- Not the conversation's own row: the others can read that, and are to notice nothing.
+    update public.conversation_members as m
+    set changed_position = v_position
+    where m.conversation_id = p_conversation.id and m.user_id = p_user_id;
+    perform private.emit('conversation.updated', p_conversation.id, array[p_user_id], null, null);
+end;
+$$;
+
+COMMENT ON FUNCTION private.tell_author(p_conversation public.conversations, p_user_id uuid) IS 'Tells the devices of the author of a held message, and nobody else, that something has become of it: they look at `pending` again. The conversation is locked.';
 
 CREATE FUNCTION private.text_digest(p_text text) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -9146,6 +9176,8 @@ GRANT ALL ON FUNCTION private.sync(p_cursor text, p_limit integer) TO authentica
 REVOKE ALL ON FUNCTION private.sync_digest(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integer, p_window_s integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.tell_author(p_conversation public.conversations, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.text_digest(p_text text) FROM PUBLIC;
 

@@ -227,8 +227,7 @@ begin
         where
             i.status = 'open'
             and i.kind = p_kind
-            and i.user_id = p_user_id
-            and i.message_id is not distinct from p_message_id
+            and (i.message_id = p_message_id or (p_message_id is null and i.message_id is null and i.user_id = p_user_id))
         for no key update;
         exit when found;
     end loop;

@@ -8,6 +8,7 @@
 --            drop function private.lock_for_send(uuid, uuid); drop function private.judge_send(text, private.sealed, boolean);
 --            drop function private.request_digests(uuid, text, private.sealed);
 --            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
+--            drop function private.tell_author(public.conversations, uuid);
 --            drop function private.insert_message(public.conversations, private.pending_messages);
 --            drop function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement);
 --            drop function private.pending_json(private.pending_messages);
@@ -209,6 +210,27 @@ comment on function private.insert_message(public.conversations, private.pending
 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns it.';
 revoke all on function private.insert_message(public.conversations, private.pending_messages)
 from public, anon, authenticated, service_role;
+
+create function private.tell_author(p_conversation public.conversations, p_user_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_position constant bigint := private.move_heads(array[p_user_id], p_conversation.position);
+begin
+    -- Not the conversation's own row: the others can read that, and are to notice nothing.
+    update public.conversation_members as m
+    set changed_position = v_position
+    where m.conversation_id = p_conversation.id and m.user_id = p_user_id;
+    perform private.emit('conversation.updated', p_conversation.id, array[p_user_id], null, null);
+end;
+$$;
+comment on function private.tell_author(public.conversations, uuid) is
+'Tells the devices of the author of a held message, and nobody else, that something has become of it: they look at `pending` again. The '
+'conversation is locked.';
+revoke all on function private.tell_author(public.conversations, uuid) from public, anon, authenticated, service_role;
 
 create function private.hold_message(
     p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings

@@ -229,12 +229,22 @@ declare
     v_me constant uuid := private.require_account();
     v_message public.messages;
     v_pending private.pending_messages;
+    v_conversation public.conversations;
 begin
     -- What nobody has read can be withdrawn without a trace in the conversation.
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = (
+        select p.conversation_id
+        from private.pending_messages as p
+        where p.message_id = p_message_id and p.from_user_id = v_me
+    )
+    for no key update;
     delete from private.pending_messages as p
     where p.message_id = p_message_id and p.from_user_id = v_me
     returning p.* into v_pending;
     if found then
+        perform private.tell_author(v_conversation, v_me);
         update private.moderation_items as i
         set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
         where i.message_id = p_message_id and i.status = 'open';

@@ -78,7 +78,6 @@ as $$
 declare
     v_pending private.pending_messages;
     v_conversation public.conversations;
-    v_position bigint;
 begin
     select p.* into v_pending from private.pending_messages as p where p.message_id = p_message_id;
     select c.* into v_conversation
@@ -92,14 +91,7 @@ begin
     if not found then
         return false;
     end if;
-    v_position := private.move_heads(array[v_pending.from_user_id], v_conversation.position);
-    update public.conversations as c
-    set event_seq = c.event_seq + 1, position = v_position
-    where c.id = v_conversation.id;
-    update public.conversation_members as m
-    set changed_position = v_position
-    where m.conversation_id = v_conversation.id and m.user_id = v_pending.from_user_id;
-    perform private.emit('conversation.updated', v_conversation.id, array[v_pending.from_user_id], null, null);
+    perform private.tell_author(v_conversation, v_pending.from_user_id);
     return true;
 end;
 $$;
@@ -113,11 +105,23 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+    v_pending private.pending_messages;
+    v_conversation public.conversations;
 begin
+    select c.* into v_conversation
+    from public.conversations as c
+    where c.id = (select p.conversation_id from private.pending_messages as p where p.message_id = p_message_id)
+    for no key update;
     update private.pending_messages as p
     set state = 'pending', decided_at = null
-    where p.message_id = p_message_id and p.state = 'rejected';
-    return found;
+    where p.message_id = p_message_id and p.state = 'rejected'
+    returning p.* into v_pending;
+    if not found then
+        return false;
+    end if;
+    perform private.tell_author(v_conversation, v_pending.from_user_id);
+    return true;
 end;
 $$;
 comment on function private.reopen_pending(uuid) is

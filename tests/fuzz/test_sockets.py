@@ -336,6 +336,7 @@ def lasts_s(fuzzed: Fuzzed, first: bytes, piece: bytes, every_s: float) -> float
     return time.monotonic() - began_s
 
 
+@pytest.mark.slow
 def test_slow_and_endless_clients_are_left(fuzzed: Fuzzed, bearer: str) -> None:
     """Two hundred that never finish a head, bodies that drip or never end, answers nobody reads; others are served."""
     before = memory_mib(fuzzed)

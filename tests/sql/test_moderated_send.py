@@ -321,6 +321,25 @@ class TestHold:
         assert one(db, "select private.reopen_pending(%s)", held["message"]["id"]) == (True,)
         assert one(db, "select private.release_pending(%s)", held["message"]["id"]) == ("released",)
 
+    def test_its_authors_devices_are_told_what_becomes_of_it_and_nobody_else(self, db, pair, held):
+        ada, ben = pair
+        message, room = held["message"]["id"], held["conversation"]["id"]
+        call(db, ben.id, "send_message", body="Hello Ada", conversation_id=None, to_user_id=ada.id)
+
+        def heads():
+            return [one(db, "select position from private.heads where user_id = %s", p.id)[0] for p in pair]
+
+        readable = "select * from public.conversations where id = %s"
+        for step in ("select private.reject_pending(%s)", "select private.reopen_pending(%s)", None):
+            before, row = heads(), one(db, readable, room)
+            if step:
+                db.execute(step, [message])
+            else:
+                call(db, ada.id, "delete_message", message_id=message)
+            now = heads()
+            assert (now[0] > before[0], now[1] == before[1]) == (True, True)
+            assert one(db, readable, room) == row, "others can read this row"
+
     def test_withdrawn_by_its_author(self, db, pair, held):
         with refused(404, "not_found"):
             call(db, pair[1].id, "delete_message", message_id=held["message"]["id"])

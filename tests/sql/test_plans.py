@@ -15,11 +15,11 @@ GROWING = ("messages", "conversations", "conversation_members", "profiles", "sen
 
 
 @pytest.fixture(scope="module")
-def crowd(cluster):
+def crowd(cluster, worker):
     """A clone of its own with 3,000 people, one of whom is in 1,500 conversations, one of these of 20,000 messages."""
     import psycopg
 
-    name = cluster.clone("plans")
+    name = cluster.clone(f"plans_{worker}")
     with psycopg.connect(cluster.cluster.url(name), autocommit=True) as conn:
         conn.execute(
             """

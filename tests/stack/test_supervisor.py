@@ -160,7 +160,10 @@ def test_keys_are_made_once_and_for_nobody_else(run):
 
 
 class TestLife:
-    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    @pytest.mark.parametrize(
+        "how",
+        [signal.SIGINT, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGHUP))],
+    )
     def test_a_signal_stops_everything_and_keeps_the_data(self, run, how):
         one = run().start().until_ready()
         children = one.children()
@@ -246,7 +249,7 @@ class TestLife:
             one.until(healthy)
         assert one.process.poll() is None
 
-    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+    @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
     def test_a_subscriber_outlives_a_restart_of_postgres(self, run, how):
         one = run().start().until_ready()
         key = json.loads((one.local / "keys.json").read_text())["publishable_key"]
