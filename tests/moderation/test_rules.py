@@ -283,7 +283,7 @@ class TestReplay:
         before = sql.execute("select id, body, xmin from public.messages order by id").fetchall()
         caught, looked_at = self.replay(sql, "blorps")
         assert caught == [(conversation[2], "BLORP again"), (conversation[0], "a blorp")]
-        assert looked_at == len(before)
+        assert looked_at == min(len(before), 1000), "bounded, and others wrote into this database before"
         assert self.replay(sql, "blorps", "-infinity", 2) == ([(conversation[2], "BLORP again")], 2)
         assert self.replay(sql, "blorps", "infinity") == ([], 0)
         assert sql.execute("select id, body, xmin from public.messages order by id").fetchall() == before
