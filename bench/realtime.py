@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
-import statistics
 import sys
 import time
 import uuid
@@ -29,6 +27,7 @@ import httpx
 import psycopg
 from realtime import AsyncRealtimeClient
 
+from bench.report import cpu_s, finish, summary
 from stack import dataapi
 from stack.console import say, step
 from stack.processes import free_port
@@ -43,12 +42,6 @@ JOINING_AT_ONCE = 20
 LATE_S = 5.0  # how long the last broadcasts may still take before they count as lost
 P50_MS, P99_MS = 10.0, 100.0
 BODY = "Is it still free on Saturday? " * 10  # the size of an event that carries its message
-
-
-def summary(samples_ms: list[float]) -> dict[str, float]:
-    """p50, p99 and the worst, in milliseconds."""
-    cuts = statistics.quantiles(samples_ms, n=100, method="inclusive")
-    return {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "max": round(max(samples_ms), 2)}
 
 
 class Bench:
@@ -225,16 +218,6 @@ def sign_up(database: psycopg.Connection[Any], people: list[str]) -> None:
     database.execute("update private.settings set new_conversation_count_max = 500, first_contact_count_max = 500")
 
 
-def _cpu_s(pid: int) -> float:
-    """Processor time a process has used; 0 where /proc does not say."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-            fields = stat.read().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def measure(bench: Bench, service_url: str, realtime_pid: int, seconds: float) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         with step(f"{len(bench.ids)} people join their own topics"):
@@ -245,10 +228,10 @@ async def measure(bench: Bench, service_url: str, realtime_pid: int, seconds: fl
         for round_ in range(10):
             await bench.send(sender, f"warm-{round_}", bench.ids[:2])
         await bench.settled("warm", 20)
-        began, cpu_s = time.perf_counter(), _cpu_s(realtime_pid)
+        began, used_s = time.perf_counter(), cpu_s(realtime_pid)
         with step(f"{RATE_PER_S} broadcasts/s to random pairs for {seconds:.0f} s"):
             owed, notified_ms = await bench.pairs(sender, seconds)
-        busy = (_cpu_s(realtime_pid) - cpu_s) / (time.perf_counter() - began)
+        busy = (cpu_s(realtime_pid) - used_s) / (time.perf_counter() - began)
         with step(f"{GROUP_ROUNDS} broadcasts to a group of {GROUP}"):
             group_owed, last_ms = await bench.group(sender)
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=service_url, timeout=30))
@@ -321,7 +304,7 @@ def main() -> None:
         if name.endswith("_ms"):
             say(f"{name:<32} " + "  ".join(f"{key} {value:>7.2f}" for key, value in found[name].items()))
     say(f"lost {found['lost']} of {found['delivered'] + found['lost']}")
-    print(json.dumps(found), flush=True)
+    finish(found)
     sys.exit(1 if found["lost"] or found["twice"] else 0)
 
 
