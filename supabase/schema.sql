@@ -940,7 +940,7 @@ CREATE FUNCTION private.conversation_facts(c public.conversations, me public.con
     SET search_path TO ''
     AS $$
 declare
-    v_other constant uuid := case c.direct_low when me.user_id then c.direct_high else c.direct_low end;
+    v_other constant uuid := private.direct_other(c, me.user_id);
 begin
     return jsonb_build_object(
         'id', c.id,
@@ -2544,8 +2544,7 @@ begin
     )
     values (
         p_message.message_id, p_conversation.id, v_seq, p_conversation.event_seq + 1, v_me,
-        case p_conversation.direct_low when v_me then p_conversation.direct_high else p_conversation.direct_low end,
-        p_conversation.gig_id, p_message.client_message_id,
+        private.direct_other(p_conversation, v_me), p_conversation.gig_id, p_message.client_message_id,
         case when not p_message.is_sensitive then coalesce(p_message.masked_body, p_message.body) end, p_message.warning,
         p_message.masked_body is not null, p_message.is_sensitive, v_now, v_position
     )
@@ -3682,12 +3681,7 @@ declare
 begin
     -- Who blocks moves on to a topic that the other has never been allowed on, and back when the block ends. The other keeps the
     -- name there was, and learns nothing from it. Two who block each other are on two different ones.
-    if
-        p_conversation.kind = 'direct' and private.has_blocked(
-            p_user_id,
-            case p_conversation.direct_low when p_user_id then p_conversation.direct_high else p_conversation.direct_low end
-        )
-    then
+    if p_conversation.kind = 'direct' and private.has_blocked(p_user_id, private.direct_other(p_conversation, p_user_id)) then
         v_epoch := v_epoch + case p_conversation.direct_low when p_user_id then 1 else 2 end;
     end if;
     return format('conversation:%s:live:%s', p_conversation.id, v_epoch);
@@ -5626,10 +5620,7 @@ begin
     v_message.seq := 0;
     v_message.event_seq := 0;
     v_message.from_user_id := p_pending.from_user_id;
-    v_message.to_user_id := case v_conversation.direct_low
-        when p_pending.from_user_id then v_conversation.direct_high
-        else v_conversation.direct_low
-    end;
+    v_message.to_user_id := private.direct_other(v_conversation, p_pending.from_user_id);
     v_message.gig_id := v_conversation.gig_id;
     v_message.client_message_id := p_pending.client_message_id;
     v_message.body := p_pending.body;
@@ -5915,16 +5906,14 @@ CREATE FUNCTION private.refuse_line(p_me uuid, p_text text, p_pointer text) RETU
     SET search_path TO ''
     AS $$
 declare
-    v_verdict private.judgement;
+    v_verdict constant private.judgement := private.judge_text(p_text, false);
 begin
-    if private.is_allowed_line(p_text) then
+    if v_verdict.action in ('allow', 'warn') then
         return null;
     end if;
     -- As with messages: what is refused is recorded, and cannot be tried without end.
     perform private.take_pace(p_me, 'refused', s.send_count_max, s.send_window_s) from private.settings as s;
-    v_verdict := private.judge_text(p_text, false);
-    insert into private.verdicts (user_id, action, rules, body)
-    values (p_me, v_verdict.action, v_verdict.rules, p_text);
+    perform private.keep_verdict(p_me, null, null, null, p_text, v_verdict);
     return private.refuse(
         422, 'text_rejected', 'Names and titles hold no contact details, and nothing else that is refused in messages.', p_pointer
     );
@@ -6013,12 +6002,7 @@ begin
         not private.account_is_active(v_pending.from_user_id)
         or (v_conversation.kind = 'direct' and (
             private.is_blocked_pair(v_conversation.direct_low, v_conversation.direct_high)
-            or not private.account_is_active(
-                case v_conversation.direct_low
-                    when v_pending.from_user_id then v_conversation.direct_high
-                    else v_conversation.direct_low
-                end
-            )
+            or not private.account_is_active(private.direct_other(v_conversation, v_pending.from_user_id))
         ))
         or not exists (
             select 1
@@ -6403,8 +6387,11 @@ CREATE FUNCTION private.require_account() RETURNS uuid
     SET search_path TO ''
     AS $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := auth.uid();
 begin
+    if v_me is null then
+        raise sqlstate 'PT401' using message = 'unauthenticated', detail = 'A signed-in person is needed.';
+    end if;
     if not private.account_is_active(v_me) then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not do this.';
     end if;
@@ -6492,6 +6479,7 @@ begin
     then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
     end if;
+    -- Whatever is in force now is a mute: a suspended account is not active.
     select coalesce(s.ends_at, 'infinity') into v_muted_until
     from private.sanctions as s
     where s.user_id = p_me and s.lifted_at is null and (s.ends_at is null or s.ends_at > clock_timestamp())
@@ -6884,7 +6872,7 @@ begin
         perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
         if v_conversation.kind = 'direct' then
-            v_other := case v_conversation.direct_low when v_me then v_conversation.direct_high else v_conversation.direct_low end;
+            v_other := private.direct_other(v_conversation, v_me);
         end if;
         if
             v_other = v_me

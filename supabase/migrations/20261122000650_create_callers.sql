@@ -36,8 +36,11 @@ stable
 set search_path = ''
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me constant uuid := auth.uid();
 begin
+    if v_me is null then
+        raise sqlstate 'PT401' using message = 'unauthenticated', detail = 'A signed-in person is needed.';
+    end if;
     if not private.account_is_active(v_me) then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not do this.';
     end if;
@@ -64,6 +67,7 @@ begin
     then
         raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
     end if;
+    -- Whatever is in force now is a mute: a suspended account is not active.
     select coalesce(s.ends_at, 'infinity') into v_muted_until
     from private.sanctions as s
     where s.user_id = p_me and s.lifted_at is null and (s.ends_at is null or s.ends_at > clock_timestamp())

@@ -113,12 +113,7 @@ declare
 begin
     -- Who blocks moves on to a topic that the other has never been allowed on, and back when the block ends. The other keeps the
     -- name there was, and learns nothing from it. Two who block each other are on two different ones.
-    if
-        p_conversation.kind = 'direct' and private.has_blocked(
-            p_user_id,
-            case p_conversation.direct_low when p_user_id then p_conversation.direct_high else p_conversation.direct_low end
-        )
-    then
+    if p_conversation.kind = 'direct' and private.has_blocked(p_user_id, private.direct_other(p_conversation, p_user_id)) then
         v_epoch := v_epoch + case p_conversation.direct_low when p_user_id then 1 else 2 end;
     end if;
     return format('conversation:%s:live:%s', p_conversation.id, v_epoch);
@@ -135,7 +130,7 @@ stable
 set search_path = ''
 as $$
 declare
-    v_other constant uuid := case c.direct_low when me.user_id then c.direct_high else c.direct_low end;
+    v_other constant uuid := private.direct_other(c, me.user_id);
 begin
     return jsonb_build_object(
         'id', c.id,

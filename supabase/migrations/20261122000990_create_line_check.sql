@@ -25,16 +25,14 @@ volatile
 set search_path = ''
 as $$
 declare
-    v_verdict private.judgement;
+    v_verdict constant private.judgement := private.judge_text(p_text, false);
 begin
-    if private.is_allowed_line(p_text) then
+    if v_verdict.action in ('allow', 'warn') then
         return null;
     end if;
     -- As with messages: what is refused is recorded, and cannot be tried without end.
     perform private.take_pace(p_me, 'refused', s.send_count_max, s.send_window_s) from private.settings as s;
-    v_verdict := private.judge_text(p_text, false);
-    insert into private.verdicts (user_id, action, rules, body)
-    values (p_me, v_verdict.action, v_verdict.rules, p_text);
+    perform private.keep_verdict(p_me, null, null, null, p_text, v_verdict);
     return private.refuse(
         422, 'text_rejected', 'Names and titles hold no contact details, and nothing else that is refused in messages.', p_pointer
     );

@@ -104,10 +104,7 @@ begin
     v_message.seq := 0;
     v_message.event_seq := 0;
     v_message.from_user_id := p_pending.from_user_id;
-    v_message.to_user_id := case v_conversation.direct_low
-        when p_pending.from_user_id then v_conversation.direct_high
-        else v_conversation.direct_low
-    end;
+    v_message.to_user_id := private.direct_other(v_conversation, p_pending.from_user_id);
     v_message.gig_id := v_conversation.gig_id;
     v_message.client_message_id := p_pending.client_message_id;
     v_message.body := p_pending.body;
@@ -182,8 +179,7 @@ begin
     )
     values (
         p_message.message_id, p_conversation.id, v_seq, p_conversation.event_seq + 1, v_me,
-        case p_conversation.direct_low when v_me then p_conversation.direct_high else p_conversation.direct_low end,
-        p_conversation.gig_id, p_message.client_message_id,
+        private.direct_other(p_conversation, v_me), p_conversation.gig_id, p_message.client_message_id,
         case when not p_message.is_sensitive then coalesce(p_message.masked_body, p_message.body) end, p_message.warning,
         p_message.masked_body is not null, p_message.is_sensitive, v_now, v_position
     )
@@ -472,7 +468,7 @@ begin
         perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
         if v_conversation.kind = 'direct' then
-            v_other := case v_conversation.direct_low when v_me then v_conversation.direct_high else v_conversation.direct_low end;
+            v_other := private.direct_other(v_conversation, v_me);
         end if;
         if
             v_other = v_me

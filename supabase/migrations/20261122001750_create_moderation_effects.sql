@@ -33,12 +33,7 @@ begin
         not private.account_is_active(v_pending.from_user_id)
         or (v_conversation.kind = 'direct' and (
             private.is_blocked_pair(v_conversation.direct_low, v_conversation.direct_high)
-            or not private.account_is_active(
-                case v_conversation.direct_low
-                    when v_pending.from_user_id then v_conversation.direct_high
-                    else v_conversation.direct_low
-                end
-            )
+            or not private.account_is_active(private.direct_other(v_conversation, v_pending.from_user_id))
         ))
         or not exists (
             select 1
