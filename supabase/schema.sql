@@ -1833,7 +1833,9 @@ begin
             (1, 'send', v_settings.send_count_max, v_settings.send_window_s),
             (2, 'new_conversation', v_settings.new_conversation_count_max, v_settings.new_conversation_window_s),
             (3, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s),
-            (4, 'report', v_settings.report_count_max, v_settings.report_window_s)
+            (4, 'report', v_settings.report_count_max, v_settings.report_window_s),
+            (5, 'profile', v_settings.edit_count_max, v_settings.edit_pace_window_s),
+            (6, 'refused', v_settings.send_count_max, v_settings.send_window_s)
         ) as l (ordinal, name, count_max, window_s)
         left join private.paces as p on l.name = p.kind and p.user_id = v_me
     ));
@@ -7861,7 +7863,7 @@ CREATE FUNCTION public.get_limits() RETURNS jsonb
     SET search_path TO ''
     RETURN private.get_limits();
 
-COMMENT ON FUNCTION public.get_limits() IS 'The caller''s limits now, {limits: [{name, limit, remaining, windowS, resetS}]}: sends, conversations started, edits, reports. Raises PT401 unauthenticated.';
+COMMENT ON FUNCTION public.get_limits() IS 'The caller''s limits now, {limits: [{name, limit, remaining, windowS, resetS}]}: sends, conversations started, edits, reports, changes of one''s profile, and texts refused by moderation. Raises PT401 unauthenticated.';
 
 CREATE FUNCTION public.get_moderation_item(p_item_id uuid DEFAULT NULL::uuid) RETURNS jsonb
     LANGUAGE sql

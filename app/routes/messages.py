@@ -256,8 +256,11 @@ class Quota(Struct, frozen=True, rename="camel"):
     """One limit of the database, as it stands for the caller."""
 
     name: Annotated[
-        Literal["send", "new_conversation", "edit", "report"],
-        Meta(description="Sends, conversations started, edits and reports."),
+        Literal["send", "new_conversation", "edit", "report", "profile", "refused"],
+        Meta(
+            description="Sends, conversations started, edits, reports, changes of one's profile, and texts that "
+            "moderation refused."
+        ),
     ]
     limit: Annotated[int, Meta(description="Accepted in any `windowS` seconds.")]
     remaining: Annotated[int, Meta(description="What is left now.")]
@@ -266,7 +269,7 @@ class Quota(Struct, frozen=True, rename="camel"):
 
 
 class Limits(Struct, frozen=True):
-    """All limits that answer `rate_limited`, but that of the edge, which every answer's headers tell."""
+    """All limits of one's own that answer `rate_limited`, but that of the edge, which every answer's headers tell."""
 
     limits: list[Quota]
 

@@ -15,6 +15,8 @@ def test_nothing_used(http: Any, person: Any) -> None:
         "new_conversation": (30, 30),
         "edit": (30, 30),
         "report": (20, 20),
+        "profile": (30, 30),
+        "refused": (100, 100),
     }
 
 
@@ -25,7 +27,16 @@ def test_counts_what_was_accepted_and_nothing_else(http: Any, person: Any, send:
     send(ada, "Hello", toUserId="00000000-0000-4000-8000-00000000ffff")
     message = sent.json()["message"]["id"]
     http.patch(f"/api/messages/{message}", headers=ada.headers, json={"body": "Hello again"})
-    assert left(http, ada) == {"send": (100, 99), "new_conversation": (30, 29), "edit": (30, 29), "report": (20, 20)}
+    http.patch("/api/profile", headers=ada.headers, json={"displayName": "Ada"})
+    http.patch("/api/profile", headers=ada.headers, json={"displayName": "ada@example.org"})
+    assert left(http, ada) == {
+        "send": (100, 99),
+        "new_conversation": (30, 29),
+        "edit": (30, 29),
+        "report": (20, 20),
+        "profile": (30, 29),
+        "refused": (100, 99),
+    }
     assert left(http, ben)["send"] == (100, 100)
 
 

@@ -968,7 +968,7 @@ export interface components {
         };
         /**
          * Limits
-         * @description All limits that answer `rate_limited`, but that of the edge, which every answer's headers tell.
+         * @description All limits of one's own that answer `rate_limited`, but that of the edge, which every answer's headers tell.
          */
         Limits: {
             limits: components["schemas"]["Quota"][];
@@ -979,10 +979,10 @@ export interface components {
          */
         Quota: {
             /**
-             * @description Sends, conversations started, edits and reports.
+             * @description Sends, conversations started, edits, reports, changes of one's profile, and texts that moderation refused.
              * @enum {unknown}
              */
-            name: "edit" | "new_conversation" | "report" | "send";
+            name: "edit" | "new_conversation" | "profile" | "refused" | "report" | "send";
             /** @description Accepted in any `windowS` seconds. */
             limit: number;
             /** @description What is left now. */
