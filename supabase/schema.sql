@@ -46,6 +46,13 @@ CREATE TYPE private.sealed AS (
 
 COMMENT ON TYPE private.sealed IS 'What a verified envelope says: the service''s judgement of the text where contact details are not allowed (action, label, explanation, rules, is_masked: there is a masked form) and where they are (if_contact_allowed; see private.sealed_for), what private.judge_behaviour needs (text_digest, has_link), HMACs of the text by key version (digests), and the sealed text; ciphertext is null when both judgements reject.';
 
+CREATE TYPE private.standing AS (
+	is_blocking boolean,
+	may_send boolean
+);
+
+COMMENT ON TYPE private.standing IS 'How somebody stands to the other person of a direct conversation: whether they block them, and whether a message would reach them.';
+
 CREATE FUNCTION private.account_is_active(p_user_id uuid) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -935,14 +942,12 @@ COMMENT ON COLUMN public.conversations.contact_allowed_at IS 'Since when the hos
 
 COMMENT ON COLUMN public.conversations.created_at IS 'When it was made.';
 
-CREATE FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members) RETURNS jsonb
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members, p_standing private.standing) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
     AS $$
-declare
-    v_other constant uuid := private.direct_other(c, me.user_id);
 begin
-    return jsonb_build_object(
+    return json_build_object(
         'id', c.id,
         'kind', c.kind,
         'gigId', c.gig_id,
@@ -952,8 +957,8 @@ begin
         'markedUnread', me.marked_unread,
         'myRole', me.role,
         'myLastReadSeq', me.last_read_seq,
-        'canSend', c.kind = 'group' or (private.account_is_active(v_other) and not private.is_blocked_pair(me.user_id, v_other)),
-        'liveTopic', private.live_topic(c, me.user_id),
+        'canSend', p_standing.may_send,
+        'liveTopic', private.live_topic(c, me.user_id, p_standing.is_blocking),
         'lastSeq', c.last_seq,
         'firstSeq', greatest(c.first_seq, me.visible_from_seq),
         'eventSeq', c.event_seq,
@@ -965,43 +970,81 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members) IS 'Shape Conversation without members and newest message, as that member sees it: what events carry.';
+COMMENT ON FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members, p_standing private.standing) IS 'Shape Conversation without members and newest message, as that member sees it: what events carry.';
 
-CREATE FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) RETURNS jsonb
+CREATE FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    return private.conversations_json(p_user_id, array[p_conversation_id]) -> 0;
+end;
+$$;
+
+COMMENT ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) IS 'Shape Conversation as p_user_id sees it; see conversations_json.';
+
+CREATE FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uuid[]) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 declare
-    c public.conversations;
-    me public.conversation_members;
-    v_member_count integer;
-    v_members jsonb;
-begin
-    select t.* into c from public.conversations as t where t.id = p_conversation_id;
-    select t.* into me
-    from public.conversation_members as t
-    where t.conversation_id = p_conversation_id and t.user_id = p_user_id;
-
-    -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
-    select count(*), jsonb_agg(private.profile_json(m.user_id) order by m.ordinal) filter (where m.ordinal <= 8)
-    into v_member_count, v_members
-    from (
-        select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
-        from public.conversation_members as t
-        where t.conversation_id = p_conversation_id and (t.left_at is null or c.kind = 'direct')
-    ) as m;
-
-    return private.conversation_facts(c, me) || jsonb_build_object(
-        'members', v_members,
-        'memberCount', v_member_count,
-        'lastMessage', private.message_page(
-            p_user_id, p_conversation_id, greatest(c.last_seq, me.visible_from_seq), c.last_seq + 1, 1
-        ) -> 0
+    -- The newest message of each, or none where the person has come later.
+    v_seqs constant bigint[] := array(
+        select case when c.last_seq >= m.visible_from_seq then c.last_seq end
+        from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+        cross join lateral (select t.last_seq from public.conversations as t where t.id = k.id limit 1) as c
+        cross join lateral (
+            select t.visible_from_seq
+            from public.conversation_members as t
+            where t.conversation_id = k.id and t.user_id = p_user_id
+            limit 1
+        ) as m
+        order by k.ordinal
     );
+begin
+    return coalesce((
+        select json_agg(
+            private.joined(
+                private.conversation_facts(
+                    c.conversation, me.member, private.standing_between(p_user_id, private.direct_other(c.conversation, p_user_id))
+                ),
+                json_build_object('members', o.members, 'memberCount', o.member_count, 'lastMessage', l.message)
+            )
+            order by k.ordinal
+        )
+        from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+        cross join lateral (select t as conversation, t.kind from public.conversations as t where t.id = k.id limit 1) as c
+        cross join lateral (
+            select t as member
+            from public.conversation_members as t
+            where t.conversation_id = k.id and t.user_id = p_user_id
+            limit 1
+        ) as me
+        -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
+        cross join lateral (
+            select
+                count(*) as member_count,
+                json_agg(
+                    private.profile_shape(n.user_id, p.profile) order by n.ordinal
+                ) filter (where n.ordinal <= 8) as members
+            from (
+                select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
+                from public.conversation_members as t
+                where t.conversation_id = k.id and (t.left_at is null or c.kind = 'direct')
+            ) as n
+            left join lateral (
+                select t as profile
+                from public.profiles as t
+                where t.user_id = n.user_id and n.ordinal <= 8
+                limit 1
+            ) as p on true
+        ) as o
+        left join private.messages_json(p_user_id, p_conversation_ids, v_seqs) as l on k.ordinal = l.ordinal
+    ), '[]');
 end;
 $$;
 
-COMMENT ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) IS 'Shape Conversation as p_user_id sees it. The caller has checked that p_user_id is a member.';
+COMMENT ON FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uuid[]) IS 'Shape Conversation of each, in this order, as p_user_id sees them. The caller has checked that p_user_id is or was a member.';
 
 CREATE FUNCTION private.count_classification(p_outcome text) RETURNS void
     LANGUAGE plpgsql
@@ -1307,10 +1350,10 @@ CREATE FUNCTION private.desk_page(p_conversation_id uuid, p_from_seq bigint, p_b
 begin
     return coalesce((
         select jsonb_agg(
-            page.message || jsonb_build_object('original', private.original_json(m))
+            private.joined(page.message, json_build_object('original', private.original_json(m)))
             order by m.seq
         )
-        from jsonb_array_elements(
+        from json_array_elements(
             private.message_page(null, p_conversation_id, p_from_seq, p_before_seq, 100)
         ) as page (message)
         inner join public.messages as m on (page.message ->> 'id')::uuid = m.id
@@ -1401,46 +1444,61 @@ CREATE FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uui
     SET search_path TO ''
     AS $$
 declare
-    v_message constant jsonb := case
-        when p_seq is not null then private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0
-    end;
     v_conversation public.conversations;
-    v_member public.conversation_members;
-    v_head private.heads;
-    v_user_id uuid;
+    v_message json;
+    v_hiding_ids uuid[];
     v_topics text[];
     v_payloads jsonb[];
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
-    foreach v_user_id in array p_user_ids loop
-        select h.* into v_head from private.heads as h where h.user_id = v_user_id;
-        select m.* into v_member
-        from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
-        v_topics := v_topics || ('user:' || v_user_id);
-        v_payloads := v_payloads || (
+    if p_seq is not null then
+        v_message := private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0;
+        if v_conversation.kind = 'group' then
+            v_hiding_ids := private.blockers_among(p_user_ids, (v_message ->> 'fromUserId')::uuid);
+        end if;
+    end if;
+    select
+        array_agg('user:' || k.user_id order by k.ordinal),
+        array_agg(
             jsonb_build_object(
                 'id', gen_random_uuid(),
                 'type', p_type,
-                'position', v_head.position,
-                'previousPosition', v_head.previous_position,
+                'position', h.position,
+                'previousPosition', h.previous_position,
                 'conversationId', p_conversation_id,
-                'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
+                'unreadTotal', private.unread_totals(k.user_id) -> 'messages'
             )
             || case
-                when v_member.left_at is null
-                    then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
+                when (me.member).left_at is null then jsonb_build_object('conversation', private.conversation_facts(
+                    v_conversation, me.member,
+                    private.standing_between(k.user_id, private.direct_other(v_conversation, k.user_id))
+                ))
                 else '{}'
             end
-            || case when v_message is not null then jsonb_build_object('message', v_message || case
-                -- As in message_page: in a group one does not read whom one has blocked.
-                when v_conversation.kind = 'group' and private.has_blocked(v_user_id, (v_message ->> 'fromUserId')::uuid)
-                    then '{"body": null, "state": "hidden"}'::jsonb
-                else '{}'
-            end) else '{}' end
+            || case
+                when v_message is null then '{}'
+                -- As in messages_json: in a group one does not read whom one has blocked.
+                when k.user_id = any(v_hiding_ids)
+                    then jsonb_build_object('message', v_message::jsonb || '{"body": null, "state": "hidden"}')
+                else jsonb_build_object('message', v_message)
+            end
             || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
-        );
-    end loop;
+            order by k.ordinal
+        )
+    into v_topics, v_payloads
+    from unnest(p_user_ids) with ordinality as k (user_id, ordinal)
+    left join lateral (
+        select t.position, t.previous_position
+        from private.heads as t
+        where t.user_id = k.user_id
+        limit 1
+    ) as h on true
+    left join lateral (
+        select t as member
+        from public.conversation_members as t
+        where t.conversation_id = p_conversation_id and t.user_id = k.user_id
+        limit 1
+    ) as me on true;
     if v_topics is not null then
         perform private.broadcast(p_type, v_topics, v_payloads);
     end if;
@@ -1777,7 +1835,7 @@ $$;
 
 COMMENT ON FUNCTION private.forget_profile() IS 'Definer, because Auth''s role may not write our tables. An ended account leaves no name or picture; its messages stay.';
 
-CREATE FUNCTION private.get_conversation(p_conversation_id uuid) RETURNS jsonb
+CREATE FUNCTION private.get_conversation(p_conversation_id uuid) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1785,7 +1843,7 @@ CREATE FUNCTION private.get_conversation(p_conversation_id uuid) RETURNS jsonb
 declare
     v_me constant uuid := private.require_caller();
     v_first_seq bigint;
-    v_messages jsonb;
+    v_messages json;
 begin
     select greatest(c.first_seq, m.visible_from_seq) into v_first_seq
     from public.conversation_members as m
@@ -1795,17 +1853,17 @@ begin
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
     end if;
     v_messages := private.message_page(v_me, p_conversation_id, v_first_seq, 9223372036854775807, 30);
-    return jsonb_build_object(
-        'conversation', private.conversation_json(v_me, p_conversation_id) || jsonb_build_object(
+    return json_build_object(
+        'conversation', private.joined(private.conversation_json(v_me, p_conversation_id), json_build_object(
             'messages', v_messages,
             'receipts', private.receipts_json(p_conversation_id),
             'hasMore', coalesce((v_messages -> 0 ->> 'seq')::bigint > v_first_seq, false),
             'pending', coalesce((
-                select jsonb_agg(private.pending_json(p) order by p.message_id)
+                select json_agg(private.pending_json(p) order by p.message_id)
                 from private.pending_messages as p
                 where p.conversation_id = p_conversation_id and p.from_user_id = v_me and p.state = 'pending'
-            ), '[]'::jsonb)
-        )
+            ), '[]')
+        ))
     );
 end;
 $$;
@@ -2817,6 +2875,17 @@ $$;
 
 COMMENT ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) IS 'Makes people members of a group from its next message on, and gives the same role to members named as promoted. The caller has checked rights. Raises PT403 recipient_unavailable, PT422 group_full, PT429 rate_limited.';
 
+CREATE FUNCTION private.joined(p_one json, p_other json) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO ''
+    AS $$
+begin
+    return (left(p_one::text, -1) || ', ' || substr(p_other::text, 2))::json;
+end;
+$$;
+
+COMMENT ON FUNCTION private.joined(p_one json, p_other json) IS 'One object with the members of two, which are not empty and have no name in common.';
+
 CREATE FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -3246,7 +3315,7 @@ $$;
 
 COMMENT ON FUNCTION private.list_blocked(p_limit integer, p_cursor text) IS 'Definer, because blocks are private; reads for auth.uid() only. See public.list_blocked.';
 
-CREATE FUNCTION private.list_conversations(p_limit integer, p_offset integer) RETURNS jsonb
+CREATE FUNCTION private.list_conversations(p_limit integer, p_offset integer) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
@@ -3262,20 +3331,14 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'offset must be from 0 to 1,000,000.', hint = '/offset';
     end if;
-    return jsonb_build_object(
-        'conversations', coalesce((
-            select jsonb_agg(private.conversation_json(v_me, m.conversation_id) order by m.ordinal)
-            from (
-                select m.conversation_id, row_number() over () as ordinal
-                from (
-                    select m.conversation_id
-                    from public.conversation_members as m
-                    where m.user_id = v_me and m.left_at is null and not m.is_archived
-                    order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
-                    limit p_limit offset p_offset
-                ) as m
-            ) as m
-        ), '[]'::jsonb),
+    return json_build_object(
+        'conversations', private.conversations_json(v_me, array(
+            select m.conversation_id
+            from public.conversation_members as m
+            where m.user_id = v_me and m.left_at is null and not m.is_archived
+            order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
+            limit p_limit offset p_offset
+        )),
         'total', (
             select count(*)
             from public.conversation_members as m
@@ -3322,7 +3385,7 @@ $$;
 
 COMMENT ON FUNCTION private.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) IS 'Definer, because envelopes are private. See public.list_envelopes.';
 
-CREATE FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) RETURNS jsonb
+CREATE FUNCTION private.list_inbox(p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
@@ -3417,12 +3480,13 @@ begin
         ) as r;
     end if;
 
-    return jsonb_build_object(
-        'conversations', coalesce((
-            select jsonb_agg(private.conversation_json(v_me, r.conversation_id) order by r.ordinal)
+    return json_build_object(
+        'conversations', private.conversations_json(v_me, array(
+            select r.conversation_id
             from unnest(v_rows) with ordinality as r (is_pinned, last_activity_at, conversation_id, ordinal)
             where r.ordinal <= p_limit
-        ), '[]'::jsonb),
+            order by r.ordinal
+        )),
         'nextCursor', case when cardinality(v_rows) > p_limit then private.inbox_cursor(
             v_rows[p_limit].is_pinned, v_rows[p_limit].last_activity_at, v_rows[p_limit].conversation_id
         ) end
@@ -3481,7 +3545,7 @@ $$;
 
 COMMENT ON FUNCTION private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) IS 'Definer, because members see only their own rows of members; reads for auth.uid() only. See public.list_members.';
 
-CREATE FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) RETURNS jsonb
+CREATE FUNCTION private.list_messages(p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
@@ -3522,7 +3586,7 @@ begin
         v_to := least(greatest(coalesce(p_before, v_end), v_first), v_end);
         v_from := greatest(v_to - p_limit, v_first);
     end if;
-    return jsonb_build_object(
+    return json_build_object(
         'messages', private.message_page(v_me, p_conversation_id, v_from, v_to, p_limit),
         'hasMoreBefore', v_from > v_first,
         'hasMoreAfter', v_to < v_end
@@ -3674,23 +3738,23 @@ $$;
 
 COMMENT ON FUNCTION private.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) IS 'Definer, because the queue is private; for moderators only. See public.list_moderation_queue.';
 
-CREATE FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) RETURNS text
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid, p_is_blocking boolean) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
     AS $$
-declare
-    v_epoch integer := p_conversation.live_epoch;
 begin
     -- Who blocks moves on to a topic that the other has never been allowed on, and back when the block ends. The other keeps the
     -- name there was, and learns nothing from it. Two who block each other are on two different ones.
-    if p_conversation.kind = 'direct' and private.has_blocked(p_user_id, private.direct_other(p_conversation, p_user_id)) then
-        v_epoch := v_epoch + case p_conversation.direct_low when p_user_id then 1 else 2 end;
-    end if;
-    return format('conversation:%s:live:%s', p_conversation.id, v_epoch);
+    return format(
+        'conversation:%s:live:%s',
+        p_conversation.id,
+        p_conversation.live_epoch
+        + case when not p_is_blocking then 0 when p_conversation.direct_low = p_user_id then 1 else 2 end
+    );
 end;
 $$;
 
-COMMENT ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) IS 'The Realtime topic for typing and presence that a member is told, and the only one of this conversation they may use.';
+COMMENT ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid, p_is_blocking boolean) IS 'The Realtime topic for typing and presence that a member is told, and the only one of this conversation they may use. p_is_blocking: whether they block the other person.';
 
 CREATE FUNCTION private.lock_block(p_me uuid, p_user_id uuid) RETURNS void
     LANGUAGE plpgsql
@@ -4085,7 +4149,9 @@ begin
             and m.user_id = auth.uid()
             and m.left_at is null
             and private.has_account()
-            and private.live_topic(c, m.user_id) = p_topic
+            and private.live_topic(
+                c, m.user_id, private.has_blocked(m.user_id, private.direct_other(c, m.user_id))
+            ) = p_topic
     );
 end;
 $_$;
@@ -4116,16 +4182,16 @@ $$;
 
 COMMENT ON FUNCTION private.may_write_live_topic(p_topic text, p_extension text) IS 'Definer, because accounts and sanctions are not the caller''s to read. Whether the caller may broadcast or be present on this live topic.';
 
-CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURNS jsonb
+CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 begin
-    return private.profile_json(p_member.user_id) || jsonb_build_object(
+    return private.joined(private.profile_json(p_member.user_id), json_build_object(
         'role', p_member.role,
         'joinedAt', private.iso_time(p_member.joined_at),
         'lastSeenAt', private.last_seen_at(auth.uid(), p_member.user_id)
-    );
+    ));
 end;
 $$;
 
@@ -4237,12 +4303,67 @@ $$;
 
 COMMENT ON FUNCTION private.message_history(p_message_id uuid) IS 'Definer, because versions are private; reads for auth.uid() only. See public.message_history.';
 
-CREATE FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) RETURNS jsonb
-    LANGUAGE plpgsql STABLE PARALLEL SAFE
+CREATE FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_seqs constant bigint[] := array(
+        select m.seq
+        from public.messages as m
+        where m.conversation_id = p_conversation_id and m.seq >= p_from_seq and m.seq < p_before_seq
+        order by m.seq desc
+        limit p_limit
+    );
+begin
+    return coalesce((
+        select json_agg(t.message order by t.ordinal desc)
+        from private.messages_json(p_viewer_id, array_fill(p_conversation_id, array[cardinality(v_seqs)]), v_seqs) as t
+    ), '[]');
+end;
+$$;
+
+COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message; see messages_json.';
+
+CREATE TABLE public.profiles (
+    user_id uuid NOT NULL,
+    display_name text,
+    avatar_url text,
+    locale text,
+    search_name text GENERATED ALWAYS AS (private.fold_text(display_name)) STORED,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT profiles_avatar_url_check CHECK (((char_length(avatar_url) <= 2048) AND (avatar_url ~ '^https?://'::text))),
+    CONSTRAINT profiles_display_name_check CHECK (((char_length(display_name) >= 1) AND (char_length(display_name) <= 80))),
+    CONSTRAINT profiles_locale_check CHECK (((char_length(locale) >= 2) AND (char_length(locale) <= 35)))
+);
+ALTER TABLE ONLY public.profiles ALTER COLUMN display_name SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN avatar_url SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN locale SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN search_name SET STATISTICS 0;
+
+COMMENT ON TABLE public.profiles IS 'What others see of a person. Written by the sign-up trigger and update_profile. No foreign key to auth.users: a missing row renders as a fallback.';
+
+COMMENT ON COLUMN public.profiles.user_id IS 'auth.users.id.';
+
+COMMENT ON COLUMN public.profiles.display_name IS 'Normalised, 1 to 80 code points; null renders as the fallback name.';
+
+COMMENT ON COLUMN public.profiles.avatar_url IS 'An absolute http(s) URL, at most 2,048 characters.';
+
+COMMENT ON COLUMN public.profiles.locale IS 'BCP 47 language tag; for the host application''s own use.';
+
+COMMENT ON COLUMN public.profiles.search_name IS 'display_name folded for searches.';
+
+COMMENT ON COLUMN public.profiles.created_at IS 'When the row was made.';
+
+COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last.';
+
+CREATE FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender public.profiles, p_is_hidden boolean) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     SET search_path TO ''
     AS $$
 begin
-    return jsonb_build_object(
+    return json_build_object(
         'id', p_message.id,
         'conversationId', p_message.conversation_id,
         'seq', p_message.seq,
@@ -4251,8 +4372,8 @@ begin
         'toUserId', p_message.to_user_id,
         'gigId', p_message.gig_id,
         'clientMessageId', p_message.client_message_id,
-        'body', p_message.body,
-        'state', p_message.state,
+        'body', case when not p_is_hidden then p_message.body end,
+        'state', case when p_is_hidden then 'hidden' else p_message.state end,
         'warning', p_message.warning,
         'masked', p_message.is_masked,
         'sensitive', p_message.is_sensitive,
@@ -4262,7 +4383,7 @@ begin
             when p_message.seq <= p_delivered_seq then 'delivered'
             else 'sent'
         end,
-        'sender', private.profile_json(p_message.from_user_id),
+        'sender', private.profile_shape(p_message.from_user_id, p_sender),
         'editedAt', private.iso_time(p_message.edited_at),
         'deletedAt', private.iso_time(p_message.deleted_at),
         'createdAt', private.iso_time(p_message.created_at)
@@ -4270,9 +4391,9 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) IS 'Shape Message. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author.';
+COMMENT ON FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender public.profiles, p_is_hidden boolean) IS 'Shape Message. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author. p_is_hidden: the reader blocks the author.';
 
-CREATE FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) RETURNS jsonb
+CREATE FUNCTION private.messages_json(p_viewer_id uuid, p_conversation_ids uuid[], p_seqs bigint[]) RETURNS TABLE(ordinal bigint, message json)
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
@@ -4282,40 +4403,49 @@ declare
         select 1
         from private.blocks as b
         where b.blocker_id = p_viewer_id
-    ) and exists (
-        select 1
-        from public.conversations as c
-        where c.id = p_conversation_id and c.kind = 'group'
     );
 begin
-    return coalesce((
-        select jsonb_agg(
-            private.message_json(m, w.read_seq, w.delivered_seq)
-            || case
-                when v_hides and private.has_blocked(p_viewer_id, m.from_user_id) then '{"body": null, "state": "hidden"}'::jsonb
-                when m.is_sensitive and m.state = 'visible' and p_viewer_id is not null
-                    then jsonb_build_object('envelope', private.envelope_json(m.id))
-                else '{}'
-            end
-            order by m.seq
-        )
-        from (
-            select m.*
-            from public.messages as m
-            where m.conversation_id = p_conversation_id and m.seq >= p_from_seq and m.seq < p_before_seq
-            order by m.seq desc
-            limit p_limit
-        ) as m
-        cross join lateral (
-            select min(o.shared_read_seq) as read_seq, min(o.shared_delivered_seq) as delivered_seq
-            from public.conversation_members as o
-            where o.conversation_id = p_conversation_id and o.user_id <> m.from_user_id and o.left_at is null
-        ) as w
-    ), '[]'::jsonb);
+    return query
+    select
+        k.ordinal,
+        case
+            when m.is_sensitive and m.state = 'visible' and p_viewer_id is not null and not h.is_hidden
+                then private.joined(s.shape, json_build_object('envelope', private.envelope_json(m.id)))
+            else s.shape
+        end
+    from unnest(p_conversation_ids, p_seqs) with ordinality as k (conversation_id, seq, ordinal)
+    cross join lateral (
+        select t.*
+        from public.messages as t
+        where t.conversation_id = k.conversation_id and t.seq = k.seq
+        limit 1
+    ) as m
+    cross join lateral (
+        select min(o.shared_read_seq) as read_seq, min(o.shared_delivered_seq) as delivered_seq
+        from public.conversation_members as o
+        where o.conversation_id = k.conversation_id and o.user_id <> m.from_user_id and o.left_at is null
+    ) as w
+    left join lateral (
+        select t as profile
+        from public.profiles as t
+        where t.user_id = m.from_user_id
+        limit 1
+    ) as p on true
+    cross join lateral (
+        select v_hides and private.has_blocked(p_viewer_id, m.from_user_id) and exists (
+            select 1
+            from public.conversations as c
+            where c.id = k.conversation_id and c.kind = 'group'
+        ) as is_hidden
+    ) as h
+    cross join lateral (
+        select private.message_shape(m, w.read_seq, w.delivered_seq, p.profile, h.is_hidden) as shape
+        offset 0
+    ) as s;
 end;
 $$;
 
-COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message, as p_viewer_id reads them: hidden when they block the author of a group''s message, a sensitive one with its envelope. Null: as nobody in particular. The caller has checked access.';
+COMMENT ON FUNCTION private.messages_json(p_viewer_id uuid, p_conversation_ids uuid[], p_seqs bigint[]) IS 'The messages with these places, as p_viewer_id reads them: hidden when they block the author of a group''s message, a sensitive one with its envelope. Null: as nobody in particular. The caller has checked access.';
 
 CREATE FUNCTION private.moderate_hide_message(p_message_id uuid, p_note text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -5566,7 +5696,7 @@ CREATE FUNCTION private.own_profile_json(p_user_id uuid) RETURNS jsonb
     SET search_path TO ''
     AS $$
 begin
-    return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
+    return jsonb_build_object('profile', private.profile_json(p_user_id)::jsonb || jsonb_build_object(
         'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id),
         'privateReading', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.private_reading),
         'hidesLastSeen', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.hides_last_seen)
@@ -5608,13 +5738,15 @@ $$;
 
 COMMENT ON FUNCTION private.pace_json(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) IS 'Shape Pace, for rate limit headers: limit, remaining, windowS, and resetS, the seconds until at least one more is allowed.';
 
-CREATE FUNCTION private.pending_json(p_pending private.pending_messages) RETURNS jsonb
+CREATE FUNCTION private.pending_json(p_pending private.pending_messages) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 declare
     v_conversation public.conversations;
     v_message public.messages;
+    v_sender public.profiles;
+    v_shape json;
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_pending.conversation_id;
     v_message.id := p_pending.message_id;
@@ -5630,16 +5762,18 @@ begin
     v_message.is_masked := false;
     v_message.is_sensitive := p_pending.is_sensitive;
     v_message.created_at := p_pending.created_at;
-    return private.message_json(v_message, null, null) || case
-        when p_pending.is_sensitive then jsonb_build_object('envelope', private.envelope_json(p_pending.message_id))
-        else '{}'
-    end;
+    select p.* into v_sender from public.profiles as p where p.user_id = p_pending.from_user_id;
+    v_shape := private.message_shape(v_message, null, null, v_sender, false);
+    if p_pending.is_sensitive then
+        return private.joined(v_shape, json_build_object('envelope', private.envelope_json(p_pending.message_id)));
+    end if;
+    return v_shape;
 end;
 $$;
 
 COMMENT ON FUNCTION private.pending_json(p_pending private.pending_messages) IS 'A held message in the shape Message, for its author: the text as it was written, seq and eventSeq 0.';
 
-CREATE FUNCTION private.profile_json(p_user_id uuid) RETURNS jsonb
+CREATE FUNCTION private.profile_json(p_user_id uuid) RETURNS json
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path TO ''
     AS $$
@@ -5647,16 +5781,27 @@ declare
     v_profile public.profiles;
 begin
     select p.* into v_profile from public.profiles as p where p.user_id = p_user_id;
-    return jsonb_build_object(
+    return private.profile_shape(p_user_id, v_profile);
+end;
+$$;
+
+COMMENT ON FUNCTION private.profile_json(p_user_id uuid) IS 'Shape Profile of one person. The caller has checked access.';
+
+CREATE FUNCTION private.profile_shape(p_user_id uuid, p_profile public.profiles) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path TO ''
+    AS $$
+begin
+    return json_build_object(
         'id', p_user_id,
-        'displayName', coalesce(v_profile.display_name, 'Member'),
-        'avatarUrl', v_profile.avatar_url,
-        'isFallback', v_profile.display_name is null
+        'displayName', coalesce(p_profile.display_name, 'Member'),
+        'avatarUrl', p_profile.avatar_url,
+        'isFallback', p_profile.display_name is null
     );
 end;
 $$;
 
-COMMENT ON FUNCTION private.profile_json(p_user_id uuid) IS 'Shape Profile. A person without a profile row or name is shown as "Member" with isFallback true. The caller has checked access.';
+COMMENT ON FUNCTION private.profile_shape(p_user_id uuid, p_profile public.profiles) IS 'Shape Profile of a row that was looked up. A person without a profile row or name is shown as "Member" with isFallback true.';
 
 CREATE FUNCTION private.queue_classified(p_message public.messages, p_details jsonb) RETURNS uuid
     LANGUAGE plpgsql
@@ -6992,7 +7137,9 @@ begin
         raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
     end if;
     perform private.note_seen(v_me);
-    perform private.broadcast('typing', array[private.live_topic(v_conversation, v_me)], array[jsonb_build_object(
+    perform private.broadcast('typing', array[private.live_topic(
+        v_conversation, v_me, v_other is not null and private.has_blocked(v_me, v_other)
+    )], array[jsonb_build_object(
         'conversationId', p_conversation_id, 'userId', v_me, 'at', private.iso_time(clock_timestamp())
     )]);
     return '{}'::jsonb;
@@ -7078,6 +7225,24 @@ $$;
 
 COMMENT ON FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) IS 'Changes how a message of a locked conversation is shown, and who has how much unread, and tells everybody; it is not an edit.';
 
+CREATE FUNCTION private.standing_between(p_user_id uuid, p_other_id uuid) RETURNS private.standing
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+    v_is_blocking constant boolean := private.has_blocked(p_user_id, p_other_id);
+begin
+    -- Nobody is cut off from a group.
+    return row(
+        v_is_blocking,
+        p_other_id is null
+        or (not v_is_blocking and private.account_is_active(p_other_id) and not private.has_blocked(p_other_id, p_user_id))
+    )::private.standing;
+end;
+$$;
+
+COMMENT ON FUNCTION private.standing_between(p_user_id uuid, p_other_id uuid) IS 'How the first person stands to the second, or, with null, to a group.';
+
 CREATE FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) RETURNS private.judgement
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
@@ -7116,7 +7281,7 @@ $$;
 
 COMMENT ON FUNCTION private.switch_message(p_message_id uuid, p_to text) IS 'Hides a message (p_to hidden) or shows it again (visible); nothing to do is fine. Raises PT409 message_deleted.';
 
-CREATE FUNCTION private.sync(p_cursor text, p_limit integer) RETURNS jsonb
+CREATE FUNCTION private.sync(p_cursor text, p_limit integer) RETURNS json
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
@@ -7131,16 +7296,16 @@ declare
     v_resume_id uuid;
     v_resume_at bigint;
     v_row record;
-    v_page jsonb;
-    v_page_count integer;
+    v_page_seqs bigint[];
     v_page_end bigint;
     v_left integer;
     v_rows integer := 0;
     v_has_more boolean := false;
-    v_messages jsonb := '[]';
-    v_conversations jsonb := '[]';
-    v_receipts jsonb := '[]';
-    v_lost jsonb := '[]';
+    v_conversations json := '[]';
+    v_changed_ids uuid[] := '{}';
+    v_lost_ids uuid[] := '{}';
+    v_message_of uuid[] := '{}';
+    v_message_seqs bigint[] := '{}';
 begin
     if p_limit is null or p_limit not between 1 and 500 then
         raise sqlstate 'PT400' using
@@ -7165,8 +7330,8 @@ begin
         v_resume_at := v_parts[5]::bigint;
         if v_through > v_head then
             -- A replica that has not come that far yet: nothing is known, and nothing is lost by asking again.
-            return jsonb_build_object(
-                'messages', v_messages, 'conversations', v_conversations, 'receipts', v_receipts, 'lost', v_lost,
+            return json_build_object(
+                'messages', '[]'::json, 'conversations', '[]'::json, 'receipts', '[]'::json, 'lost', '[]'::json,
                 'cursor', p_cursor, 'hasMore', false, 'position', v_head
             );
         end if;
@@ -7184,15 +7349,13 @@ begin
             end if;
             v_rows := v_rows + 1;
             if v_row.left_at is not null then
-                v_lost := v_lost || to_jsonb(v_row.conversation_id);
+                v_lost_ids := v_lost_ids || v_row.conversation_id;
             else
                 -- Whatever of the resumed conversation changed after its page has a position above it, wherever its row is now.
-                select coalesce(jsonb_agg(t.json order by t.changed_position), '[]'), count(*), max(t.changed_position)
-                into v_page, v_page_count, v_page_end
+                select coalesce(array_agg(t.seq order by t.changed_position), '{}'), max(t.changed_position)
+                into v_page_seqs, v_page_end
                 from (
-                    select
-                        m.changed_position,
-                        private.message_page(v_me, m.conversation_id, m.seq, m.seq + 1, 1) -> 0 as json
+                    select m.changed_position, m.seq
                     from public.messages as m
                     where
                         m.conversation_id = v_row.conversation_id
@@ -7203,15 +7366,10 @@ begin
                     order by m.changed_position
                     fetch first v_left rows with ties
                 ) as t;
-                v_messages := v_messages || v_page;
-                v_left := greatest(0, v_left - v_page_count);
-                v_conversations := v_conversations || private.conversation_json(v_me, v_row.conversation_id);
-                v_receipts := v_receipts || (
-                    select coalesce(jsonb_agg(
-                        jsonb_build_object('conversationId', v_row.conversation_id) || r.receipt
-                    ), '[]')
-                    from jsonb_array_elements(private.receipts_json(v_row.conversation_id)) as r (receipt)
-                );
+                v_message_of := v_message_of || array_fill(v_row.conversation_id, array[cardinality(v_page_seqs)]);
+                v_message_seqs := v_message_seqs || v_page_seqs;
+                v_left := greatest(0, v_left - cardinality(v_page_seqs));
+                v_changed_ids := v_changed_ids || v_row.conversation_id;
                 if v_left = 0 and exists (
                     select 1
                     from public.messages as m
@@ -7233,12 +7391,26 @@ begin
             v_base := v_head;
             v_resume_id := null;
         end if;
+        v_conversations := private.conversations_json(v_me, v_changed_ids);
     end if;
-    return jsonb_build_object(
-        'messages', v_messages,
+    return json_build_object(
+        'messages', (
+            select coalesce(json_agg(t.message order by t.ordinal), '[]')
+            from private.messages_json(v_me, v_message_of, v_message_seqs) as t
+        ),
         'conversations', v_conversations,
-        'receipts', v_receipts,
-        'lost', v_lost,
+        'receipts', (
+            select coalesce(json_agg(
+                jsonb_build_object('conversationId', k.id) || private.receipt_json(m) order by k.ordinal, m.joined_at, m.user_id
+            ), '[]')
+            from unnest(v_changed_ids) with ordinality as k (id, ordinal)
+            cross join lateral (
+                select t.*
+                from public.conversation_members as t
+                where t.conversation_id = k.id and t.left_at is null
+            ) as m
+        ),
+        'lost', v_lost_ids,
         'cursor', concat_ws('.', v_digest, v_base, v_through, v_resume_id, case when v_resume_id is not null then v_resume_at end),
         'hasMore', v_has_more,
         -- With nothing left, all that was committed for this person up to here is in the answers.
@@ -7851,7 +8023,7 @@ CREATE FUNCTION public.finish_classification(p_message_id uuid DEFAULT NULL::uui
 
 COMMENT ON FUNCTION public.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) IS 'Does what the classifier said, {action: allow, warn, hide or review, label, score, model}: {result} is done, outdated (the lease is lost, or the message has changed and is handed out again) or off. Hidden and to be reviewed: an item for the moderators. Raises PT400 validation_failed.';
 
-CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS jsonb
+CREATE FUNCTION public.get_conversation(p_conversation_id uuid DEFAULT NULL::uuid) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO ''
     RETURN private.get_conversation(p_conversation_id);
@@ -7900,7 +8072,7 @@ CREATE FUNCTION public.list_blocked(p_limit integer DEFAULT 30, p_cursor text DE
 
 COMMENT ON FUNCTION public.list_blocked(p_limit integer, p_cursor text) IS 'A page of the people the caller blocks, newest block first: {users, nextCursor}. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated.';
 
-CREATE FUNCTION public.list_conversations(p_limit integer DEFAULT 30, p_offset integer DEFAULT 0) RETURNS jsonb
+CREATE FUNCTION public.list_conversations(p_limit integer DEFAULT 30, p_offset integer DEFAULT 0) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO ''
     RETURN private.list_conversations(p_limit, p_offset);
@@ -7914,7 +8086,7 @@ CREATE FUNCTION public.list_envelopes(p_below_version integer DEFAULT NULL::inte
 
 COMMENT ON FUNCTION public.list_envelopes(p_below_version integer, p_after uuid, p_limit integer) IS 'For the rotation of keys: at most p_limit (500) envelopes of versions below p_below_version with ids after p_after, ascending: {envelopes: [{messageId, envelope}]}. They are of no use without the master keys.';
 
-CREATE FUNCTION public.list_inbox(p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text, p_unread boolean DEFAULT NULL::boolean, p_archived boolean DEFAULT NULL::boolean, p_gig_id uuid DEFAULT NULL::uuid, p_with_user_id uuid DEFAULT NULL::uuid, p_q text DEFAULT NULL::text) RETURNS jsonb
+CREATE FUNCTION public.list_inbox(p_limit integer DEFAULT 30, p_cursor text DEFAULT NULL::text, p_unread boolean DEFAULT NULL::boolean, p_archived boolean DEFAULT NULL::boolean, p_gig_id uuid DEFAULT NULL::uuid, p_with_user_id uuid DEFAULT NULL::uuid, p_q text DEFAULT NULL::text) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO ''
     RETURN private.list_inbox(p_limit, p_cursor, p_unread, p_archived, p_gig_id, p_with_user_id, p_q);
@@ -7928,7 +8100,7 @@ CREATE FUNCTION public.list_members(p_conversation_id uuid DEFAULT NULL::uuid, p
 
 COMMENT ON FUNCTION public.list_members(p_conversation_id uuid, p_limit integer, p_cursor text) IS 'A page of the current members, by time of joining: {members, nextCursor}. Raises PT400 validation_failed or cursor_invalid, PT401 unauthenticated, PT404 not_found.';
 
-CREATE FUNCTION public.list_messages(p_conversation_id uuid DEFAULT NULL::uuid, p_before bigint DEFAULT NULL::bigint, p_after bigint DEFAULT NULL::bigint, p_around bigint DEFAULT NULL::bigint, p_limit integer DEFAULT 30) RETURNS jsonb
+CREATE FUNCTION public.list_messages(p_conversation_id uuid DEFAULT NULL::uuid, p_before bigint DEFAULT NULL::bigint, p_after bigint DEFAULT NULL::bigint, p_around bigint DEFAULT NULL::bigint, p_limit integer DEFAULT 30) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO ''
     RETURN private.list_messages(p_conversation_id, p_before, p_after, p_around, p_limit);
@@ -8047,7 +8219,7 @@ CREATE FUNCTION public.set_typing(p_conversation_id uuid DEFAULT NULL::uuid) RET
 
 COMMENT ON FUNCTION public.set_typing(p_conversation_id uuid) IS 'Tells the members of a conversation, on its live topic, that the caller is typing: {}. Nothing is stored. Raises PT401 unauthenticated, PT403 account_unavailable, account_muted or recipient_unavailable, PT404 not_found.';
 
-CREATE FUNCTION public.sync(p_cursor text DEFAULT NULL::text, p_limit integer DEFAULT 200) RETURNS jsonb
+CREATE FUNCTION public.sync(p_cursor text DEFAULT NULL::text, p_limit integer DEFAULT 200) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO ''
     RETURN private.sync(p_cursor, p_limit);
@@ -8503,39 +8675,6 @@ COMMENT ON COLUMN private.verdicts.body IS 'The text as it was written; null for
 
 COMMENT ON COLUMN private.verdicts.created_at IS 'When.';
 
-CREATE TABLE public.profiles (
-    user_id uuid NOT NULL,
-    display_name text,
-    avatar_url text,
-    locale text,
-    search_name text GENERATED ALWAYS AS (private.fold_text(display_name)) STORED,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT profiles_avatar_url_check CHECK (((char_length(avatar_url) <= 2048) AND (avatar_url ~ '^https?://'::text))),
-    CONSTRAINT profiles_display_name_check CHECK (((char_length(display_name) >= 1) AND (char_length(display_name) <= 80))),
-    CONSTRAINT profiles_locale_check CHECK (((char_length(locale) >= 2) AND (char_length(locale) <= 35)))
-);
-ALTER TABLE ONLY public.profiles ALTER COLUMN display_name SET STATISTICS 0;
-ALTER TABLE ONLY public.profiles ALTER COLUMN avatar_url SET STATISTICS 0;
-ALTER TABLE ONLY public.profiles ALTER COLUMN locale SET STATISTICS 0;
-ALTER TABLE ONLY public.profiles ALTER COLUMN search_name SET STATISTICS 0;
-
-COMMENT ON TABLE public.profiles IS 'What others see of a person. Written by the sign-up trigger and update_profile. No foreign key to auth.users: a missing row renders as a fallback.';
-
-COMMENT ON COLUMN public.profiles.user_id IS 'auth.users.id.';
-
-COMMENT ON COLUMN public.profiles.display_name IS 'Normalised, 1 to 80 code points; null renders as the fallback name.';
-
-COMMENT ON COLUMN public.profiles.avatar_url IS 'An absolute http(s) URL, at most 2,048 characters.';
-
-COMMENT ON COLUMN public.profiles.locale IS 'BCP 47 language tag; for the host application''s own use.';
-
-COMMENT ON COLUMN public.profiles.search_name IS 'display_name folded for searches.';
-
-COMMENT ON COLUMN public.profiles.created_at IS 'When the row was made.';
-
-COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last.';
-
 ALTER TABLE ONLY private.blocks
     ADD CONSTRAINT blocks_pkey PRIMARY KEY (blocker_id, blocked_id);
 
@@ -8745,6 +8884,8 @@ GRANT USAGE ON SCHEMA public TO service_role;
 
 REVOKE ALL ON TYPE private.inbox_place FROM PUBLIC;
 
+REVOKE ALL ON TYPE private.standing FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.account_is_active(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.action_json(p_action_id uuid) FROM PUBLIC;
@@ -8793,9 +8934,11 @@ GRANT SELECT ON TABLE public.conversation_members TO service_role;
 GRANT SELECT ON TABLE public.conversations TO authenticated;
 GRANT SELECT ON TABLE public.conversations TO service_role;
 
-REVOKE ALL ON FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.conversation_facts(c public.conversations, me public.conversation_members, p_standing private.standing) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.count_classification(p_outcome text) FROM PUBLIC;
 
@@ -8902,6 +9045,8 @@ REVOKE ALL ON FUNCTION private.item_json(p_item private.moderation_items) FROM P
 
 REVOKE ALL ON FUNCTION private.join_group(p_me uuid, p_conversation_id uuid, p_user_ids uuid[], p_promoted_ids uuid[], p_role text, p_settings private.settings) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.joined(p_one json, p_other json) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) FROM PUBLIC;
@@ -8949,7 +9094,7 @@ GRANT ALL ON FUNCTION private.list_moderation_actions(p_user_id uuid, p_item_id 
 REVOKE ALL ON FUNCTION private.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.list_moderation_queue(p_status text, p_kind text, p_user_id uuid, p_limit integer, p_cursor text) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid, p_is_blocking boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_block(p_me uuid, p_user_id uuid) FROM PUBLIC;
 
@@ -8994,9 +9139,14 @@ REVOKE ALL ON FUNCTION private.message_evidence(p_message_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.message_history(p_message_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.message_history(p_message_id uuid) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.message_json(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.profiles TO authenticated;
+GRANT SELECT ON TABLE public.profiles TO service_role;
+
+REVOKE ALL ON FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender public.profiles, p_is_hidden boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.messages_json(p_viewer_id uuid, p_conversation_ids uuid[], p_seqs bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.moderate_hide_message(p_message_id uuid, p_note text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.moderate_hide_message(p_message_id uuid, p_note text) TO authenticated;
@@ -9069,6 +9219,8 @@ REVOKE ALL ON FUNCTION private.pace_json(p_happened_at timestamp with time zone[
 REVOKE ALL ON FUNCTION private.pending_json(p_pending private.pending_messages) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.profile_json(p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.profile_shape(p_user_id uuid, p_profile public.profiles) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.queue_classified(p_message public.messages, p_details jsonb) FROM PUBLIC;
 
@@ -9155,6 +9307,8 @@ GRANT ALL ON FUNCTION private.set_typing(p_conversation_id uuid) TO authenticate
 REVOKE ALL ON FUNCTION private.shared_conversations(p_me uuid, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.standing_between(p_user_id uuid, p_other_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) FROM PUBLIC;
 
@@ -9327,9 +9481,6 @@ GRANT ALL ON FUNCTION public.update_conversation(p_conversation_id uuid, p_chang
 
 REVOKE ALL ON FUNCTION public.update_profile(p_changes jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.update_profile(p_changes jsonb) TO authenticated;
-
-GRANT SELECT ON TABLE public.profiles TO authenticated;
-GRANT SELECT ON TABLE public.profiles TO service_role;
 
 -- Triggers on tables of Supabase
 

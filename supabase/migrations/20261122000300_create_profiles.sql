@@ -4,6 +4,7 @@
 --            Accounts that exist already are copied in one statement.
 -- Undo:      drop function private.create_profile() cascade; drop function private.forget_profile() cascade;
 --            drop function private.insert_profile(uuid, jsonb); drop function private.profile_json(uuid);
+--            drop function private.profile_shape(uuid, public.profiles);
 --            drop function private.has_account();
 --            drop function private.account_is_active(uuid); drop table private.profile_settings;
 --            drop table public.profiles;
@@ -94,8 +95,28 @@ comment on function private.has_account() is
 revoke all on function private.has_account() from public, anon, authenticated, service_role;
 grant execute on function private.has_account() to authenticated;
 
+create function private.profile_shape(p_user_id uuid, p_profile public.profiles)
+returns json
+language plpgsql
+immutable
+parallel safe
+set search_path = ''
+as $$
+begin
+    return json_build_object(
+        'id', p_user_id,
+        'displayName', coalesce(p_profile.display_name, 'Member'),
+        'avatarUrl', p_profile.avatar_url,
+        'isFallback', p_profile.display_name is null
+    );
+end;
+$$;
+comment on function private.profile_shape(uuid, public.profiles) is
+'Shape Profile of a row that was looked up. A person without a profile row or name is shown as "Member" with isFallback true.';
+revoke all on function private.profile_shape(uuid, public.profiles) from public, anon, authenticated, service_role;
+
 create function private.profile_json(p_user_id uuid)
-returns jsonb
+returns json
 language plpgsql
 stable
 parallel safe
@@ -105,16 +126,10 @@ declare
     v_profile public.profiles;
 begin
     select p.* into v_profile from public.profiles as p where p.user_id = p_user_id;
-    return jsonb_build_object(
-        'id', p_user_id,
-        'displayName', coalesce(v_profile.display_name, 'Member'),
-        'avatarUrl', v_profile.avatar_url,
-        'isFallback', v_profile.display_name is null
-    );
+    return private.profile_shape(p_user_id, v_profile);
 end;
 $$;
-comment on function private.profile_json(uuid) is
-'Shape Profile. A person without a profile row or name is shown as "Member" with isFallback true. The caller has checked access.';
+comment on function private.profile_json(uuid) is 'Shape Profile of one person. The caller has checked access.';
 revoke all on function private.profile_json(uuid) from public, anon, authenticated, service_role;
 
 create function private.insert_profile(p_user_id uuid, p_metadata jsonb)

@@ -63,46 +63,61 @@ volatile
 set search_path = ''
 as $$
 declare
-    v_message constant jsonb := case
-        when p_seq is not null then private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0
-    end;
     v_conversation public.conversations;
-    v_member public.conversation_members;
-    v_head private.heads;
-    v_user_id uuid;
+    v_message json;
+    v_hiding_ids uuid[];
     v_topics text[];
     v_payloads jsonb[];
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
-    foreach v_user_id in array p_user_ids loop
-        select h.* into v_head from private.heads as h where h.user_id = v_user_id;
-        select m.* into v_member
-        from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
-        v_topics := v_topics || ('user:' || v_user_id);
-        v_payloads := v_payloads || (
+    if p_seq is not null then
+        v_message := private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0;
+        if v_conversation.kind = 'group' then
+            v_hiding_ids := private.blockers_among(p_user_ids, (v_message ->> 'fromUserId')::uuid);
+        end if;
+    end if;
+    select
+        array_agg('user:' || k.user_id order by k.ordinal),
+        array_agg(
             jsonb_build_object(
                 'id', gen_random_uuid(),
                 'type', p_type,
-                'position', v_head.position,
-                'previousPosition', v_head.previous_position,
+                'position', h.position,
+                'previousPosition', h.previous_position,
                 'conversationId', p_conversation_id,
-                'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
+                'unreadTotal', private.unread_totals(k.user_id) -> 'messages'
             )
             || case
-                when v_member.left_at is null
-                    then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
+                when (me.member).left_at is null then jsonb_build_object('conversation', private.conversation_facts(
+                    v_conversation, me.member,
+                    private.standing_between(k.user_id, private.direct_other(v_conversation, k.user_id))
+                ))
                 else '{}'
             end
-            || case when v_message is not null then jsonb_build_object('message', v_message || case
-                -- As in message_page: in a group one does not read whom one has blocked.
-                when v_conversation.kind = 'group' and private.has_blocked(v_user_id, (v_message ->> 'fromUserId')::uuid)
-                    then '{"body": null, "state": "hidden"}'::jsonb
-                else '{}'
-            end) else '{}' end
+            || case
+                when v_message is null then '{}'
+                -- As in messages_json: in a group one does not read whom one has blocked.
+                when k.user_id = any(v_hiding_ids)
+                    then jsonb_build_object('message', v_message::jsonb || '{"body": null, "state": "hidden"}')
+                else jsonb_build_object('message', v_message)
+            end
             || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
-        );
-    end loop;
+            order by k.ordinal
+        )
+    into v_topics, v_payloads
+    from unnest(p_user_ids) with ordinality as k (user_id, ordinal)
+    left join lateral (
+        select t.position, t.previous_position
+        from private.heads as t
+        where t.user_id = k.user_id
+        limit 1
+    ) as h on true
+    left join lateral (
+        select t as member
+        from public.conversation_members as t
+        where t.conversation_id = p_conversation_id and t.user_id = k.user_id
+        limit 1
+    ) as me on true;
     if v_topics is not null then
         perform private.broadcast(p_type, v_topics, v_payloads);
     end if;

@@ -89,7 +89,7 @@ comment on function private.open_direct(uuid, uuid, uuid, private.settings) is
 revoke all on function private.open_direct(uuid, uuid, uuid, private.settings) from public, anon, authenticated, service_role;
 
 create function private.pending_json(p_pending private.pending_messages)
-returns jsonb
+returns json
 language plpgsql
 stable
 set search_path = ''
@@ -97,6 +97,8 @@ as $$
 declare
     v_conversation public.conversations;
     v_message public.messages;
+    v_sender public.profiles;
+    v_shape json;
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_pending.conversation_id;
     v_message.id := p_pending.message_id;
@@ -112,10 +114,12 @@ begin
     v_message.is_masked := false;
     v_message.is_sensitive := p_pending.is_sensitive;
     v_message.created_at := p_pending.created_at;
-    return private.message_json(v_message, null, null) || case
-        when p_pending.is_sensitive then jsonb_build_object('envelope', private.envelope_json(p_pending.message_id))
-        else '{}'
-    end;
+    select p.* into v_sender from public.profiles as p where p.user_id = p_pending.from_user_id;
+    v_shape := private.message_shape(v_message, null, null, v_sender, false);
+    if p_pending.is_sensitive then
+        return private.joined(v_shape, json_build_object('envelope', private.envelope_json(p_pending.message_id)));
+    end if;
+    return v_shape;
 end;
 $$;
 comment on function private.pending_json(private.pending_messages) is

@@ -7,7 +7,7 @@
 set lock_timeout = '4s';
 
 create function private.list_conversations(p_limit integer, p_offset integer)
-returns jsonb
+returns json
 language plpgsql
 stable
 security definer
@@ -25,20 +25,14 @@ begin
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'offset must be from 0 to 1,000,000.', hint = '/offset';
     end if;
-    return jsonb_build_object(
-        'conversations', coalesce((
-            select jsonb_agg(private.conversation_json(v_me, m.conversation_id) order by m.ordinal)
-            from (
-                select m.conversation_id, row_number() over () as ordinal
-                from (
-                    select m.conversation_id
-                    from public.conversation_members as m
-                    where m.user_id = v_me and m.left_at is null and not m.is_archived
-                    order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
-                    limit p_limit offset p_offset
-                ) as m
-            ) as m
-        ), '[]'::jsonb),
+    return json_build_object(
+        'conversations', private.conversations_json(v_me, array(
+            select m.conversation_id
+            from public.conversation_members as m
+            where m.user_id = v_me and m.left_at is null and not m.is_archived
+            order by m.is_pinned desc, m.last_activity_at desc, m.conversation_id desc
+            limit p_limit offset p_offset
+        )),
         'total', (
             select count(*)
             from public.conversation_members as m
@@ -53,7 +47,7 @@ revoke all on function private.list_conversations(integer, integer) from public,
 grant execute on function private.list_conversations(integer, integer) to authenticated;
 
 create function public.list_conversations(p_limit integer default 30, p_offset integer default 0)
-returns jsonb
+returns json
 language sql
 stable
 security invoker
@@ -83,7 +77,7 @@ comment on function private.receipts_json(uuid) is 'The shared watermarks of all
 revoke all on function private.receipts_json(uuid) from public, anon, authenticated, service_role;
 
 create function private.get_conversation(p_conversation_id uuid)
-returns jsonb
+returns json
 language plpgsql
 stable
 security definer
@@ -93,7 +87,7 @@ as $$
 declare
     v_me constant uuid := private.require_caller();
     v_first_seq bigint;
-    v_messages jsonb;
+    v_messages json;
 begin
     select greatest(c.first_seq, m.visible_from_seq) into v_first_seq
     from public.conversation_members as m
@@ -103,17 +97,17 @@ begin
         raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
     end if;
     v_messages := private.message_page(v_me, p_conversation_id, v_first_seq, 9223372036854775807, 30);
-    return jsonb_build_object(
-        'conversation', private.conversation_json(v_me, p_conversation_id) || jsonb_build_object(
+    return json_build_object(
+        'conversation', private.joined(private.conversation_json(v_me, p_conversation_id), json_build_object(
             'messages', v_messages,
             'receipts', private.receipts_json(p_conversation_id),
             'hasMore', coalesce((v_messages -> 0 ->> 'seq')::bigint > v_first_seq, false),
             'pending', coalesce((
-                select jsonb_agg(private.pending_json(p) order by p.message_id)
+                select json_agg(private.pending_json(p) order by p.message_id)
                 from private.pending_messages as p
                 where p.conversation_id = p_conversation_id and p.from_user_id = v_me and p.state = 'pending'
-            ), '[]'::jsonb)
-        )
+            ), '[]')
+        ))
     );
 end;
 $$;
@@ -123,7 +117,7 @@ revoke all on function private.get_conversation(uuid) from public, anon, authent
 grant execute on function private.get_conversation(uuid) to authenticated;
 
 create function public.get_conversation(p_conversation_id uuid default null)
-returns jsonb
+returns json
 language sql
 stable
 security invoker

@@ -90,7 +90,7 @@ revoke all on function private.inbox_matches(uuid, uuid, text) from public, anon
 create function private.list_inbox(
     p_limit integer, p_cursor text, p_unread boolean, p_archived boolean, p_gig_id uuid, p_with_user_id uuid, p_q text
 )
-returns jsonb
+returns json
 language plpgsql
 stable
 security definer
@@ -187,12 +187,13 @@ begin
         ) as r;
     end if;
 
-    return jsonb_build_object(
-        'conversations', coalesce((
-            select jsonb_agg(private.conversation_json(v_me, r.conversation_id) order by r.ordinal)
+    return json_build_object(
+        'conversations', private.conversations_json(v_me, array(
+            select r.conversation_id
             from unnest(v_rows) with ordinality as r (is_pinned, last_activity_at, conversation_id, ordinal)
             where r.ordinal <= p_limit
-        ), '[]'::jsonb),
+            order by r.ordinal
+        )),
         'nextCursor', case when cardinality(v_rows) > p_limit then private.inbox_cursor(
             v_rows[p_limit].is_pinned, v_rows[p_limit].last_activity_at, v_rows[p_limit].conversation_id
         ) end
@@ -214,7 +215,7 @@ create function public.list_inbox(
     p_with_user_id uuid default null,
     p_q text default null
 )
-returns jsonb
+returns json
 language sql
 stable
 security invoker

@@ -8,7 +8,7 @@ set lock_timeout = '4s';
 create function private.list_messages(
     p_conversation_id uuid, p_before bigint, p_after bigint, p_around bigint, p_limit integer
 )
-returns jsonb
+returns json
 language plpgsql
 stable
 security definer
@@ -51,7 +51,7 @@ begin
         v_to := least(greatest(coalesce(p_before, v_end), v_first), v_end);
         v_from := greatest(v_to - p_limit, v_first);
     end if;
-    return jsonb_build_object(
+    return json_build_object(
         'messages', private.message_page(v_me, p_conversation_id, v_from, v_to, p_limit),
         'hasMoreBefore', v_from > v_first,
         'hasMoreAfter', v_to < v_end
@@ -70,7 +70,7 @@ create function public.list_messages(
     p_around bigint default null,
     p_limit integer default 30
 )
-returns jsonb
+returns json
 language sql
 stable
 security invoker

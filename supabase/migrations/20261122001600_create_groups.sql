@@ -225,17 +225,17 @@ revoke all on function public.create_group(text, uuid[], uuid, uuid) from public
 grant execute on function public.create_group(text, uuid[], uuid, uuid) to authenticated;
 
 create function private.member_json(p_member public.conversation_members)
-returns jsonb
+returns json
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-    return private.profile_json(p_member.user_id) || jsonb_build_object(
+    return private.joined(private.profile_json(p_member.user_id), json_build_object(
         'role', p_member.role,
         'joinedAt', private.iso_time(p_member.joined_at),
         'lastSeenAt', private.last_seen_at(auth.uid(), p_member.user_id)
-    );
+    ));
 end;
 $$;
 comment on function private.member_json(public.conversation_members) is

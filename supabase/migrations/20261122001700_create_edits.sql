@@ -248,7 +248,7 @@ begin
         update private.moderation_items as i
         set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
         where i.message_id = p_message_id and i.status = 'open';
-        return jsonb_build_object('message', private.pending_json(v_pending) - 'envelope' || jsonb_build_object(
+        return jsonb_build_object('message', private.pending_json(v_pending)::jsonb - 'envelope' || jsonb_build_object(
             'state', 'deleted', 'body', null, 'deletedAt', private.iso_time(clock_timestamp())
         ));
     end if;

@@ -14,7 +14,7 @@ stable
 set search_path = ''
 as $$
 begin
-    return jsonb_build_object('profile', private.profile_json(p_user_id) || jsonb_build_object(
+    return jsonb_build_object('profile', private.profile_json(p_user_id)::jsonb || jsonb_build_object(
         'locale', (select p.locale from public.profiles as p where p.user_id = p_user_id),
         'privateReading', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.private_reading),
         'hidesLastSeen', exists (select 1 from private.profile_settings as s where s.user_id = p_user_id and s.hides_last_seen)

@@ -28,7 +28,9 @@ begin
             and m.user_id = auth.uid()
             and m.left_at is null
             and private.has_account()
-            and private.live_topic(c, m.user_id) = p_topic
+            and private.live_topic(
+                c, m.user_id, private.has_blocked(m.user_id, private.direct_other(c, m.user_id))
+            ) = p_topic
     );
 end;
 $$;

@@ -152,7 +152,9 @@ begin
         raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
     end if;
     perform private.note_seen(v_me);
-    perform private.broadcast('typing', array[private.live_topic(v_conversation, v_me)], array[jsonb_build_object(
+    perform private.broadcast('typing', array[private.live_topic(
+        v_conversation, v_me, v_other is not null and private.has_blocked(v_me, v_other)
+    )], array[jsonb_build_object(
         'conversationId', p_conversation_id, 'userId', v_me, 'at', private.iso_time(clock_timestamp())
     )]);
     return '{}'::jsonb;

@@ -36,7 +36,7 @@ comment on function private.sync_digest(uuid) is
 revoke all on function private.sync_digest(uuid) from public, anon, authenticated, service_role;
 
 create function private.sync(p_cursor text, p_limit integer)
-returns jsonb
+returns json
 language plpgsql
 stable
 security definer
@@ -53,16 +53,16 @@ declare
     v_resume_id uuid;
     v_resume_at bigint;
     v_row record;
-    v_page jsonb;
-    v_page_count integer;
+    v_page_seqs bigint[];
     v_page_end bigint;
     v_left integer;
     v_rows integer := 0;
     v_has_more boolean := false;
-    v_messages jsonb := '[]';
-    v_conversations jsonb := '[]';
-    v_receipts jsonb := '[]';
-    v_lost jsonb := '[]';
+    v_conversations json := '[]';
+    v_changed_ids uuid[] := '{}';
+    v_lost_ids uuid[] := '{}';
+    v_message_of uuid[] := '{}';
+    v_message_seqs bigint[] := '{}';
 begin
     if p_limit is null or p_limit not between 1 and 500 then
         raise sqlstate 'PT400' using
@@ -87,8 +87,8 @@ begin
         v_resume_at := v_parts[5]::bigint;
         if v_through > v_head then
             -- A replica that has not come that far yet: nothing is known, and nothing is lost by asking again.
-            return jsonb_build_object(
-                'messages', v_messages, 'conversations', v_conversations, 'receipts', v_receipts, 'lost', v_lost,
+            return json_build_object(
+                'messages', '[]'::json, 'conversations', '[]'::json, 'receipts', '[]'::json, 'lost', '[]'::json,
                 'cursor', p_cursor, 'hasMore', false, 'position', v_head
             );
         end if;
@@ -106,15 +106,13 @@ begin
             end if;
             v_rows := v_rows + 1;
             if v_row.left_at is not null then
-                v_lost := v_lost || to_jsonb(v_row.conversation_id);
+                v_lost_ids := v_lost_ids || v_row.conversation_id;
             else
                 -- Whatever of the resumed conversation changed after its page has a position above it, wherever its row is now.
-                select coalesce(jsonb_agg(t.json order by t.changed_position), '[]'), count(*), max(t.changed_position)
-                into v_page, v_page_count, v_page_end
+                select coalesce(array_agg(t.seq order by t.changed_position), '{}'), max(t.changed_position)
+                into v_page_seqs, v_page_end
                 from (
-                    select
-                        m.changed_position,
-                        private.message_page(v_me, m.conversation_id, m.seq, m.seq + 1, 1) -> 0 as json
+                    select m.changed_position, m.seq
                     from public.messages as m
                     where
                         m.conversation_id = v_row.conversation_id
@@ -125,15 +123,10 @@ begin
                     order by m.changed_position
                     fetch first v_left rows with ties
                 ) as t;
-                v_messages := v_messages || v_page;
-                v_left := greatest(0, v_left - v_page_count);
-                v_conversations := v_conversations || private.conversation_json(v_me, v_row.conversation_id);
-                v_receipts := v_receipts || (
-                    select coalesce(jsonb_agg(
-                        jsonb_build_object('conversationId', v_row.conversation_id) || r.receipt
-                    ), '[]')
-                    from jsonb_array_elements(private.receipts_json(v_row.conversation_id)) as r (receipt)
-                );
+                v_message_of := v_message_of || array_fill(v_row.conversation_id, array[cardinality(v_page_seqs)]);
+                v_message_seqs := v_message_seqs || v_page_seqs;
+                v_left := greatest(0, v_left - cardinality(v_page_seqs));
+                v_changed_ids := v_changed_ids || v_row.conversation_id;
                 if v_left = 0 and exists (
                     select 1
                     from public.messages as m
@@ -155,12 +148,26 @@ begin
             v_base := v_head;
             v_resume_id := null;
         end if;
+        v_conversations := private.conversations_json(v_me, v_changed_ids);
     end if;
-    return jsonb_build_object(
-        'messages', v_messages,
+    return json_build_object(
+        'messages', (
+            select coalesce(json_agg(t.message order by t.ordinal), '[]')
+            from private.messages_json(v_me, v_message_of, v_message_seqs) as t
+        ),
         'conversations', v_conversations,
-        'receipts', v_receipts,
-        'lost', v_lost,
+        'receipts', (
+            select coalesce(json_agg(
+                jsonb_build_object('conversationId', k.id) || private.receipt_json(m) order by k.ordinal, m.joined_at, m.user_id
+            ), '[]')
+            from unnest(v_changed_ids) with ordinality as k (id, ordinal)
+            cross join lateral (
+                select t.*
+                from public.conversation_members as t
+                where t.conversation_id = k.id and t.left_at is null
+            ) as m
+        ),
+        'lost', v_lost_ids,
         'cursor', concat_ws('.', v_digest, v_base, v_through, v_resume_id, case when v_resume_id is not null then v_resume_at end),
         'hasMore', v_has_more,
         -- With nothing left, all that was committed for this person up to here is in the answers.
@@ -174,7 +181,7 @@ revoke all on function private.sync(text, integer) from public, anon, authentica
 grant execute on function private.sync(text, integer) to authenticated;
 
 create function public.sync(p_cursor text default null, p_limit integer default 200)
-returns jsonb
+returns json
 language sql
 stable
 security invoker

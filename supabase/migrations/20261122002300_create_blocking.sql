@@ -50,17 +50,21 @@ comment on function private.have_met(uuid, uuid) is
 revoke all on function private.have_met(uuid, uuid) from public, anon, authenticated, service_role;
 
 create function private.blocked_user_json(p_block private.blocks)
-returns jsonb
+returns json
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+    -- The card of nobody, unless they have met: it does not say whether there is such a person.
+    v_profile public.profiles;
 begin
-    return case
-        when private.have_met(p_block.blocker_id, p_block.blocked_id) then private.profile_json(p_block.blocked_id)
-        -- The card of nobody: it does not say whether there is such a person.
-        else private.profile_json(null)
-    end || jsonb_build_object('id', p_block.blocked_id, 'blockedAt', private.iso_time(p_block.created_at));
+    if private.have_met(p_block.blocker_id, p_block.blocked_id) then
+        select p.* into v_profile from public.profiles as p where p.user_id = p_block.blocked_id;
+    end if;
+    return private.joined(
+        private.profile_shape(p_block.blocked_id, v_profile), json_build_object('blockedAt', private.iso_time(p_block.created_at))
+    );
 end;
 $$;
 comment on function private.blocked_user_json(private.blocks) is

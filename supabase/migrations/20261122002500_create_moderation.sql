@@ -226,10 +226,10 @@ as $$
 begin
     return coalesce((
         select jsonb_agg(
-            page.message || jsonb_build_object('original', private.original_json(m))
+            private.joined(page.message, json_build_object('original', private.original_json(m)))
             order by m.seq
         )
-        from jsonb_array_elements(
+        from json_array_elements(
             private.message_page(null, p_conversation_id, p_from_seq, p_before_seq, 100)
         ) as page (message)
         inner join public.messages as m on (page.message ->> 'id')::uuid = m.id
@@ -263,7 +263,7 @@ begin
         v_message.id := p_message_id;
         v_message.body := v_pending.body;
         v_message.is_sensitive := v_pending.is_sensitive;
-        v_json := private.pending_json(v_pending) || jsonb_build_object('original', private.original_json(v_message));
+        v_json := private.joined(private.pending_json(v_pending), json_build_object('original', private.original_json(v_message)));
     end if;
     return v_json || jsonb_build_object('versions', coalesce((
         select jsonb_agg(
