@@ -1,7 +1,7 @@
 -- Purpose:   one event per change and person on the private topic user:<uuid>, and the one place that broadcasts.
 -- Consumers: every write that concerns people; Realtime subscribers.
 -- Locks:     none on existing tables. At run time: row exclusive on realtime.messages, waited for at most 50 ms.
--- Undo:      drop function private.emit(text, uuid, uuid[], bigint, jsonb);
+-- Undo:      drop function private.emit(text, uuid, uuid[], jsonb, jsonb);
 --            drop function private.broadcast(text, text[], jsonb[]); drop function private.unread_totals(uuid);
 set lock_timeout = '4s';
 
@@ -56,7 +56,7 @@ comment on function private.broadcast(text, text[], jsonb[]) is
 'Hands payloads to realtime.send, one per private topic. Called last in a transaction; never raises, never waits longer than 50 ms.';
 revoke all on function private.broadcast(text, text[], jsonb[]) from public, anon, authenticated, service_role;
 
-create function private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_seq bigint, p_receipt jsonb)
+create function private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_message jsonb, p_receipt jsonb)
 returns void
 language plpgsql
 volatile
@@ -64,66 +64,49 @@ set search_path = ''
 as $$
 declare
     v_conversation public.conversations;
-    v_message json;
-    v_hiding_ids uuid[];
+    v_member public.conversation_members;
+    v_head private.heads;
+    v_user_id uuid;
     v_topics text[];
     v_payloads jsonb[];
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
-    if p_seq is not null then
-        v_message := private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0;
-        if v_conversation.kind = 'group' then
-            v_hiding_ids := private.blockers_among(p_user_ids, (v_message ->> 'fromUserId')::uuid);
-        end if;
-    end if;
-    select
-        array_agg('user:' || k.user_id order by k.ordinal),
-        array_agg(
+    foreach v_user_id in array p_user_ids loop
+        select h.* into v_head from private.heads as h where h.user_id = v_user_id;
+        select m.* into v_member
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
+        v_topics := v_topics || ('user:' || v_user_id);
+        v_payloads := v_payloads || (
             jsonb_build_object(
                 'id', gen_random_uuid(),
                 'type', p_type,
-                'position', h.position,
-                'previousPosition', h.previous_position,
+                'position', v_head.position,
+                'previousPosition', v_head.previous_position,
                 'conversationId', p_conversation_id,
-                'unreadTotal', private.unread_totals(k.user_id) -> 'messages'
+                'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
             )
             || case
-                when (me.member).left_at is null then jsonb_build_object('conversation', private.conversation_facts(
-                    v_conversation, me.member,
-                    private.standing_between(k.user_id, private.direct_other(v_conversation, k.user_id))
-                ))
+                when v_member.left_at is null
+                    then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
                 else '{}'
             end
-            || case
-                when v_message is null then '{}'
-                -- As in messages_json: in a group one does not read whom one has blocked.
-                when k.user_id = any(v_hiding_ids)
-                    then jsonb_build_object('message', v_message::jsonb || '{"body": null, "state": "hidden"}')
-                else jsonb_build_object('message', v_message)
-            end
+            || case when p_message is not null then jsonb_build_object('message', p_message || case
+                -- As in message_page: in a group one does not read whom one has blocked.
+                when v_conversation.kind = 'group' and private.has_blocked(v_user_id, (p_message ->> 'fromUserId')::uuid)
+                    then '{"body": null, "state": "hidden"}'::jsonb
+                else '{}'
+            end) else '{}' end
             || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
-            order by k.ordinal
-        )
-    into v_topics, v_payloads
-    from unnest(p_user_ids) with ordinality as k (user_id, ordinal)
-    left join lateral (
-        select t.position, t.previous_position
-        from private.heads as t
-        where t.user_id = k.user_id
-        limit 1
-    ) as h on true
-    left join lateral (
-        select t as member
-        from public.conversation_members as t
-        where t.conversation_id = p_conversation_id and t.user_id = k.user_id
-        limit 1
-    ) as me on true;
+        );
+    end loop;
     if v_topics is not null then
         perform private.broadcast(p_type, v_topics, v_payloads);
     end if;
 end;
 $$;
-comment on function private.emit(text, uuid, uuid[], bigint, jsonb) is
+comment on function private.emit(text, uuid, uuid[], jsonb, jsonb) is
 'Tells each of these people, whose heads have just moved, what changed in a conversation: {id, type, position, previousPosition, '
-'conversationId, unreadTotal, conversation unless lost, message at p_seq, receipt}. Called once per move, last in the transaction.';
-revoke all on function private.emit(text, uuid, uuid[], bigint, jsonb) from public, anon, authenticated, service_role;
+'conversationId, unreadTotal, conversation unless lost, message, receipt}. p_message: as nobody in particular reads '
+'it. Called once per move, last in the transaction.';
+revoke all on function private.emit(text, uuid, uuid[], jsonb, jsonb) from public, anon, authenticated, service_role;

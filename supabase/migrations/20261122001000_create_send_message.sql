@@ -145,7 +145,7 @@ revoke all on function private.keep_verdict(uuid, uuid, uuid, uuid, text, privat
 from public, anon, authenticated, service_role;
 
 create function private.insert_message(p_conversation public.conversations, p_message private.pending_messages)
-returns public.messages
+returns jsonb
 language plpgsql
 volatile
 set search_path = ''
@@ -159,6 +159,7 @@ declare
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
+    v_shape jsonb;
 begin
     if v_is_direct then
         v_member_ids := array[p_conversation.direct_low, p_conversation.direct_high];
@@ -202,12 +203,18 @@ begin
     where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
     perform private.note_seen(v_me);
     perform private.enqueue_classification(v_inserted.id);
-    perform private.emit('message.created', p_conversation.id, v_member_ids, v_seq, null);
-    return v_inserted;
+    -- Nobody has received or read it yet.
+    v_shape := private.message_json(v_inserted, null, null);
+    perform private.emit('message.created', p_conversation.id, v_member_ids, v_shape, null);
+    return v_shape || case
+        when v_inserted.is_sensitive then jsonb_build_object('envelope', private.envelope_json(v_inserted.id))
+        else '{}'
+    end;
 end;
 $$;
 comment on function private.insert_message(public.conversations, private.pending_messages) is
-'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns it.';
+'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and '
+'returns it in the shape Message, as its author reads it.';
 revoke all on function private.insert_message(public.conversations, private.pending_messages)
 from public, anon, authenticated, service_role;
 
@@ -388,7 +395,7 @@ declare
     v_text_digest bigint;
     v_behaviour private.judgement;
     v_verdict private.judgement;
-    v_inserted public.messages;
+    v_sent jsonb;
     v_seq bigint;
     v_is_created boolean := false;
 begin
@@ -468,6 +475,10 @@ begin
                 raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
             end if;
         end if;
+        v_sent := case
+            when v_seq is null then private.pending_json(v_pending)
+            else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
+        end;
     else
         perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
@@ -539,23 +550,22 @@ begin
         end if;
         if v_verdict.action = 'hold' then
             perform private.hold_message(v_conversation, v_message, v_settings);
-            v_pending := v_message;
+            v_sent := private.pending_json(v_message);
             v_now := clock_timestamp();
         else
-            v_inserted := private.insert_message(v_conversation, v_message);
-            v_seq := v_inserted.seq;
-            v_now := v_inserted.created_at;
+            v_sent := private.insert_message(v_conversation, v_message);
+            v_seq := (v_sent ->> 'seq')::bigint;
+            v_now := (v_sent ->> 'createdAt')::timestamptz;
         end if;
         v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now, v_recent);
         v_is_created := true;
     end if;
 
     return jsonb_build_object(
-        'message', case
-            when v_seq is null then private.pending_json(v_pending)
-            else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
-        end,
-        'conversation', private.conversation_json(v_me, v_conversation_id),
+        'message', v_sent,
+        'conversation', private.conversation_json(
+            v_me, v_conversation_id, case when v_is_created and v_seq is not null then v_sent end
+        ),
         'created', v_is_created,
         'held', v_seq is null,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())

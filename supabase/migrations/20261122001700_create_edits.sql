@@ -124,7 +124,8 @@ begin
     end if;
     perform private.emit(
         case when p_body is null then 'message.deleted' else 'message.updated' end,
-        p_message.conversation_id, v_member_ids, p_message.seq, null
+        p_message.conversation_id, v_member_ids,
+        private.message_page(null, p_message.conversation_id, p_message.seq, p_message.seq + 1, 1) -> 0, null
     );
 end;
 $$;

@@ -160,7 +160,10 @@ begin
             and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
-    perform private.emit('message.updated', p_message.conversation_id, v_member_ids, p_message.seq, null);
+    perform private.emit(
+        'message.updated', p_message.conversation_id, v_member_ids,
+        private.message_page(null, p_message.conversation_id, p_message.seq, p_message.seq + 1, 1) -> 0, null
+    );
 end;
 $$;
 comment on function private.show_message(public.messages, text, text, boolean) is
