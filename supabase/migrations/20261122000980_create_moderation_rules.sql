@@ -43,6 +43,13 @@ strict
 parallel safe
 set search_path = ''
 as $$
+declare
+    v_text text := p_text;
+    v_letters text[];
+    v_from text;
+    v_to text;
+    v_long text[];
+    v_letter text;
 begin
     -- A small l between capitals is meant to be read as I.
     if p_text ~ '[A-Z]l[A-Z]' then
@@ -51,13 +58,19 @@ begin
     if octet_length(p_text) = char_length(p_text) then
         return replace(lower(p_text collate "C"), E'\t', ' ');
     end if;
-    return replace(lower((
-        select string_agg(
-            coalesce((select l.fold from private.moderation_letters as l where l.letter = t.letter collate "C"), t.letter), ''
-            order by t.place
-        )
-        from unnest(string_to_array(p_text, null)) with ordinality as t (letter, place)
-    ) collate "C"), E'\t', ' ');
+    -- Each different letter is looked up once. What comes out is never folded further, so one replacement leaves the others alone.
+    v_letters := string_to_array(p_text, null);
+    select
+        string_agg(l.letter, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
+        string_agg(l.fold, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
+        coalesce(array_agg(l.letter || l.fold) filter (where char_length(l.fold) > 1), '{}')
+    into v_from, v_to, v_long
+    from private.moderation_letters as l
+    where l.letter = any(v_letters collate "C");
+    foreach v_letter in array v_long loop
+        v_text := replace(v_text, left(v_letter, 1), substr(v_letter, 2));
+    end loop;
+    return replace(lower(coalesce(translate(v_text, v_from, v_to), v_text) collate "C"), E'\t', ' ');
 end;
 $$;
 comment on function private.moderation_fold(text) is
