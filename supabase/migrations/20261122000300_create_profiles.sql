@@ -74,7 +74,15 @@ begin
         select 1
         from auth.users as u
         where u.id = p_user_id and u.deleted_at is null and (u.banned_until is null or u.banned_until < now())
-    ) and not private.is_sanctioned(p_user_id, 'suspend');
+    ) and not exists (
+        select 1
+        from private.sanctions as s
+        where
+            s.user_id = p_user_id
+            and s.kind = 'suspend'
+            and s.lifted_at is null
+            and (s.ends_at is null or s.ends_at > clock_timestamp())
+    );
 end;
 $$;
 comment on function private.account_is_active(uuid) is

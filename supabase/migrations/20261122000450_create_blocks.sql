@@ -47,7 +47,15 @@ stable
 set search_path = ''
 as $$
 begin
-    return private.has_blocked(p_a, p_b) or private.has_blocked(p_b, p_a);
+    return exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_a and b.blocked_id = p_b
+    ) or exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_b and b.blocked_id = p_a
+    );
 end;
 $$;
 comment on function private.is_blocked_pair(uuid, uuid) is 'Whether one of the two blocks the other.';

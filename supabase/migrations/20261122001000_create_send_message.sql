@@ -17,21 +17,22 @@
 set lock_timeout = '4s';
 
 create function private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid)
-returns uuid
+returns public.conversations
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+    v_conversation public.conversations;
 begin
-    return (
-        select c.id
-        from public.conversations as c
-        where
-            c.kind = 'direct'
-            and c.direct_low = least(p_a, p_b)
-            and c.direct_high = greatest(p_a, p_b)
-            and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null))
-    );
+    select c.* into v_conversation
+    from public.conversations as c
+    where
+        c.kind = 'direct'
+        and c.direct_low = least(p_a, p_b)
+        and c.direct_high = greatest(p_a, p_b)
+        and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null));
+    return v_conversation;
 end;
 $$;
 comment on function private.find_direct(uuid, uuid, uuid) is
@@ -50,7 +51,7 @@ declare
 begin
     -- Both may write first at the same instant, and one may block the other: one at a time.
     perform private.lock_pair(p_me, p_other);
-    v_conversation_id := private.find_direct(p_me, p_other, p_gig_id);
+    v_conversation_id := (private.find_direct(p_me, p_other, p_gig_id)).id;
     if v_conversation_id is not null then
         return v_conversation_id;
     end if;
@@ -362,7 +363,7 @@ begin
 end;
 $$;
 comment on function private.lock_for_send(uuid, uuid) is
-'Locks a conversation and asks again what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 '
+'Locks a conversation and then asks what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 '
 'recipient_unavailable, PT404 not_found.';
 revoke all on function private.lock_for_send(uuid, uuid) from public, anon, authenticated, service_role;
 
@@ -418,8 +419,8 @@ begin
     perform private.require_writer(v_me, v_settings);
 
     if p_conversation_id is null then
-        v_conversation_id := private.find_direct(v_me, p_to_user_id, p_gig_id);
-        select c.* into v_conversation from public.conversations as c where c.id = v_conversation_id;
+        v_conversation := private.find_direct(v_me, p_to_user_id, p_gig_id);
+        v_conversation_id := v_conversation.id;
     else
         select c.* into v_conversation
         from public.conversations as c
@@ -487,7 +488,8 @@ begin
         end if;
         if
             v_other = v_me
-            or (v_other is not null and (not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)))
+            or (v_other is not null and not private.account_is_active(v_other))
+            or (v_conversation_id is null and private.is_blocked_pair(v_me, v_other))
         then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
