@@ -57,33 +57,40 @@ comment on function private.broadcast(text, text[], jsonb[]) is
 revoke all on function private.broadcast(text, text[], jsonb[]) from public, anon, authenticated, service_role;
 
 create function private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_message jsonb, p_receipt jsonb)
-returns void
+returns jsonb[]
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
+    v_shared constant jsonb := jsonb_build_object('type', p_type, 'conversationId', p_conversation_id)
+        || case when p_message is not null then jsonb_build_object('message', p_message) else '{}' end
+        || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end;
     v_conversation public.conversations;
     v_member public.conversation_members;
     v_head private.heads;
     v_user_id uuid;
+    v_blocker_ids uuid[] := '{}';
     v_topics text[];
-    v_payloads jsonb[];
+    v_events jsonb[];
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
+    -- As in message_page: in a group one does not read whom one has blocked.
+    if p_message is not null and v_conversation.kind = 'group' then
+        v_blocker_ids := private.blockers_among(p_user_ids, (p_message ->> 'fromUserId')::uuid);
+    end if;
     foreach v_user_id in array p_user_ids loop
         select h.* into v_head from private.heads as h where h.user_id = v_user_id;
         select m.* into v_member
         from public.conversation_members as m
         where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
         v_topics := v_topics || ('user:' || v_user_id);
-        v_payloads := v_payloads || (
-            jsonb_build_object(
+        v_events := v_events || (
+            v_shared
+            || jsonb_build_object(
                 'id', gen_random_uuid(),
-                'type', p_type,
                 'position', v_head.position,
                 'previousPosition', v_head.previous_position,
-                'conversationId', p_conversation_id,
                 'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
             )
             || case
@@ -91,22 +98,21 @@ begin
                     then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
                 else '{}'
             end
-            || case when p_message is not null then jsonb_build_object('message', p_message || case
-                -- As in message_page: in a group one does not read whom one has blocked.
-                when v_conversation.kind = 'group' and private.has_blocked(v_user_id, (p_message ->> 'fromUserId')::uuid)
-                    then '{"body": null, "state": "hidden"}'::jsonb
+            || case
+                when v_user_id = any(v_blocker_ids)
+                    then jsonb_build_object('message', p_message || '{"body": null, "state": "hidden"}')
                 else '{}'
-            end) else '{}' end
-            || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
+            end
         );
     end loop;
     if v_topics is not null then
-        perform private.broadcast(p_type, v_topics, v_payloads);
+        perform private.broadcast(p_type, v_topics, v_events);
     end if;
+    return v_events;
 end;
 $$;
 comment on function private.emit(text, uuid, uuid[], jsonb, jsonb) is
 'Tells each of these people, whose heads have just moved, what changed in a conversation: {id, type, position, previousPosition, '
 'conversationId, unreadTotal, conversation unless lost, message, receipt}. p_message: as nobody in particular reads '
-'it. Called once per move, last in the transaction.';
+'it. Called once per move, last in the transaction. Returns the events.';
 revoke all on function private.emit(text, uuid, uuid[], jsonb, jsonb) from public, anon, authenticated, service_role;

@@ -161,6 +161,7 @@ declare
     v_now timestamptz;
     v_inserted public.messages;
     v_shape jsonb;
+    v_events jsonb[];
 begin
     if v_is_direct then
         v_member_ids := array[p_conversation.direct_low, p_conversation.direct_high];
@@ -206,16 +207,20 @@ begin
     perform private.enqueue_classification(v_inserted.id);
     -- Nobody has received or read it yet.
     v_shape := private.message_json(v_inserted, null, null);
-    perform private.emit('message.created', p_conversation.id, v_member_ids, v_shape, null);
-    return v_shape || case
-        when v_inserted.is_sensitive then jsonb_build_object('envelope', private.envelope_json(v_inserted.id))
-        else '{}'
-    end;
+    v_events := private.emit('message.created', p_conversation.id, v_member_ids, v_shape, null);
+    if v_inserted.is_sensitive then
+        v_shape := v_shape || jsonb_build_object('envelope', private.envelope_json(v_inserted.id));
+    end if;
+    return jsonb_build_object(
+        'message', v_shape,
+        'conversation', (v_events[array_position(v_member_ids, v_me)] -> 'conversation')
+        || private.members_json(p_conversation) || jsonb_build_object('lastMessage', v_shape)
+    );
 end;
 $$;
 comment on function private.insert_message(public.conversations, private.pending_messages) is
 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and '
-'returns it in the shape Message, as its author reads it.';
+'returns both as the author sees them: {message, conversation}.';
 revoke all on function private.insert_message(public.conversations, private.pending_messages)
 from public, anon, authenticated, service_role;
 
@@ -396,7 +401,7 @@ declare
     v_text_digest bigint;
     v_behaviour private.judgement;
     v_verdict private.judgement;
-    v_sent jsonb;
+    v_answer jsonb;
     v_seq bigint;
     v_is_created boolean := false;
 begin
@@ -476,10 +481,13 @@ begin
                 raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
             end if;
         end if;
-        v_sent := case
-            when v_seq is null then private.pending_json(v_pending)
-            else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
-        end;
+        v_answer := jsonb_build_object(
+            'message', case
+                when v_seq is null then private.pending_json(v_pending)
+                else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
+            end,
+            'conversation', private.conversation_json(v_me, v_conversation_id)
+        );
     else
         perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
@@ -552,22 +560,20 @@ begin
         end if;
         if v_verdict.action = 'hold' then
             perform private.hold_message(v_conversation, v_message, v_settings);
-            v_sent := private.pending_json(v_message);
+            v_answer := jsonb_build_object(
+                'message', private.pending_json(v_message), 'conversation', private.conversation_json(v_me, v_conversation_id)
+            );
             v_now := clock_timestamp();
         else
-            v_sent := private.insert_message(v_conversation, v_message);
-            v_seq := (v_sent ->> 'seq')::bigint;
-            v_now := (v_sent ->> 'createdAt')::timestamptz;
+            v_answer := private.insert_message(v_conversation, v_message);
+            v_seq := v_conversation.last_seq + 1;
+            v_now := (v_answer -> 'message' ->> 'createdAt')::timestamptz;
         end if;
         v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now, v_recent);
         v_is_created := true;
     end if;
 
-    return jsonb_build_object(
-        'message', v_sent,
-        'conversation', private.conversation_json(
-            v_me, v_conversation_id, case when v_is_created and v_seq is not null then v_sent end
-        ),
+    return v_answer || jsonb_build_object(
         'created', v_is_created,
         'held', v_seq is null,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
