@@ -62,7 +62,15 @@ begin
         select 1
         from auth.users as u
         where u.id = p_user_id and u.deleted_at is null and (u.banned_until is null or u.banned_until < now())
-    ) and not private.is_sanctioned(p_user_id, 'suspend');
+    ) and not exists (
+        select 1
+        from private.sanctions as s
+        where
+            s.user_id = p_user_id
+            and s.kind = 'suspend'
+            and s.lifted_at is null
+            and (s.ends_at is null or s.ends_at > clock_timestamp())
+    );
 end;
 $$;
 
@@ -368,16 +376,20 @@ COMMENT ON COLUMN private.blocks.blocked_id IS 'auth.users.id of the other.';
 
 COMMENT ON COLUMN private.blocks.created_at IS 'When.';
 
-CREATE FUNCTION private.blocked_user_json(p_block private.blocks) RETURNS jsonb
+CREATE FUNCTION private.blocked_user_json(p_block private.blocks) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    -- The card of nobody, unless they have met: it does not say whether there is such a person.
+    v_profile public.profiles;
 begin
-    return case
-        when private.have_met(p_block.blocker_id, p_block.blocked_id) then private.profile_json(p_block.blocked_id)
-        -- The card of nobody: it does not say whether there is such a person.
-        else private.profile_json(null)
-    end || jsonb_build_object('id', p_block.blocked_id, 'blockedAt', private.iso_time(p_block.created_at));
+    if private.have_met(p_block.blocker_id, p_block.blocked_id) then
+        select p.* into v_profile from public.profiles as p where p.user_id = p_block.blocked_id;
+    end if;
+    return private.joined(
+        private.profile_shape(p_block.blocked_id, v_profile), json_build_object('blockedAt', private.iso_time(p_block.created_at))
+    );
 end;
 $$;
 
@@ -983,6 +995,36 @@ $$;
 
 COMMENT ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) IS 'Shape Conversation as p_user_id sees it; see conversations_json.';
 
+CREATE FUNCTION private.conversation_rest(p_conversation public.conversations, p_last_message json) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
+    return (
+        select
+            json_build_object(
+                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8),
+                'memberCount', count(*),
+                'lastMessage', p_last_message
+            )
+        from (
+            select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
+            from public.conversation_members as t
+            where t.conversation_id = p_conversation.id and (t.left_at is null or p_conversation.kind = 'direct')
+        ) as m
+        left join lateral (
+            select t as profile
+            from public.profiles as t
+            where t.user_id = m.user_id and m.ordinal <= 8
+            limit 1
+        ) as p on true
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.conversation_rest(p_conversation public.conversations, p_last_message json) IS 'What shape Conversation has beside its facts: {members, memberCount, lastMessage}.';
+
 CREATE FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uuid[]) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1008,37 +1050,18 @@ begin
                 private.conversation_facts(
                     c.conversation, me.member, private.standing_between(p_user_id, private.direct_other(c.conversation, p_user_id))
                 ),
-                json_build_object('members', o.members, 'memberCount', o.member_count, 'lastMessage', l.message)
+                private.conversation_rest(c.conversation, l.message)
             )
             order by k.ordinal
         )
         from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
-        cross join lateral (select t as conversation, t.kind from public.conversations as t where t.id = k.id limit 1) as c
+        cross join lateral (select t as conversation from public.conversations as t where t.id = k.id limit 1) as c
         cross join lateral (
             select t as member
             from public.conversation_members as t
             where t.conversation_id = k.id and t.user_id = p_user_id
             limit 1
         ) as me
-        -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
-        cross join lateral (
-            select
-                count(*) as member_count,
-                json_agg(
-                    private.profile_shape(n.user_id, p.profile) order by n.ordinal
-                ) filter (where n.ordinal <= 8) as members
-            from (
-                select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
-                from public.conversation_members as t
-                where t.conversation_id = k.id and (t.left_at is null or c.kind = 'direct')
-            ) as n
-            left join lateral (
-                select t as profile
-                from public.profiles as t
-                where t.user_id = n.user_id and n.ordinal <= 8
-                limit 1
-            ) as p on true
-        ) as o
         left join private.messages_json(p_user_id, p_conversation_ids, v_seqs) as l on k.ordinal = l.ordinal
     ), '[]');
 end;
@@ -1285,7 +1308,7 @@ begin
         update private.moderation_items as i
         set status = 'decided', decided_at = clock_timestamp(), decision = 'withdrawn'
         where i.message_id = p_message_id and i.status = 'open';
-        return jsonb_build_object('message', private.pending_json(v_pending) - 'envelope' || jsonb_build_object(
+        return jsonb_build_object('message', private.pending_json(v_pending)::jsonb - 'envelope' || jsonb_build_object(
             'state', 'deleted', 'body', null, 'deletedAt', private.iso_time(clock_timestamp())
         ));
     end if;
@@ -1323,7 +1346,7 @@ begin
         v_message.id := p_message_id;
         v_message.body := v_pending.body;
         v_message.is_sensitive := v_pending.is_sensitive;
-        v_json := private.pending_json(v_pending) || jsonb_build_object('original', private.original_json(v_message));
+        v_json := private.joined(private.pending_json(v_pending), json_build_object('original', private.original_json(v_message)));
     end if;
     return v_json || jsonb_build_object('versions', coalesce((
         select jsonb_agg(
@@ -1439,73 +1462,64 @@ $$;
 
 COMMENT ON FUNCTION private.edit_message(p_message_id uuid, p_body text) IS 'Definer, because no API role may write our tables; acts for auth.uid() only. See public.edit_message.';
 
-CREATE FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_seq bigint, p_receipt jsonb) RETURNS void
+CREATE FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_message json, p_receipt jsonb) RETURNS jsonb[]
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
+    v_shared constant jsonb := jsonb_build_object('type', p_type, 'conversationId', p_conversation_id)
+        || case when p_message is not null then jsonb_build_object('message', p_message) else '{}' end
+        || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end;
     v_conversation public.conversations;
-    v_message json;
-    v_hiding_ids uuid[];
+    v_member public.conversation_members;
+    v_head private.heads;
+    v_user_id uuid;
+    v_blocker_ids uuid[] := '{}';
     v_topics text[];
-    v_payloads jsonb[];
+    v_events jsonb[];
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
-    if p_seq is not null then
-        v_message := private.message_page(null, p_conversation_id, p_seq, p_seq + 1, 1) -> 0;
-        if v_conversation.kind = 'group' then
-            v_hiding_ids := private.blockers_among(p_user_ids, (v_message ->> 'fromUserId')::uuid);
-        end if;
+    -- As in messages_json: in a group one does not read whom one has blocked.
+    if p_message is not null and v_conversation.kind = 'group' then
+        v_blocker_ids := private.blockers_among(p_user_ids, (p_message ->> 'fromUserId')::uuid);
     end if;
-    select
-        array_agg('user:' || k.user_id order by k.ordinal),
-        array_agg(
-            jsonb_build_object(
+    foreach v_user_id in array p_user_ids loop
+        select h.* into v_head from private.heads as h where h.user_id = v_user_id;
+        select m.* into v_member
+        from public.conversation_members as m
+        where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
+        v_topics := v_topics || ('user:' || v_user_id);
+        v_events := v_events || (
+            v_shared
+            || jsonb_build_object(
                 'id', gen_random_uuid(),
-                'type', p_type,
-                'position', h.position,
-                'previousPosition', h.previous_position,
-                'conversationId', p_conversation_id,
-                'unreadTotal', private.unread_totals(k.user_id) -> 'messages'
+                'position', v_head.position,
+                'previousPosition', v_head.previous_position,
+                'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
             )
             || case
-                when (me.member).left_at is null then jsonb_build_object('conversation', private.conversation_facts(
-                    v_conversation, me.member,
-                    private.standing_between(k.user_id, private.direct_other(v_conversation, k.user_id))
-                ))
+                when v_member.left_at is null
+                    then jsonb_build_object('conversation', private.conversation_facts(
+                        v_conversation, v_member,
+                        private.standing_between(v_user_id, private.direct_other(v_conversation, v_user_id))
+                    ))
                 else '{}'
             end
             || case
-                when v_message is null then '{}'
-                -- As in messages_json: in a group one does not read whom one has blocked.
-                when k.user_id = any(v_hiding_ids)
-                    then jsonb_build_object('message', v_message::jsonb || '{"body": null, "state": "hidden"}')
-                else jsonb_build_object('message', v_message)
+                when v_user_id = any(v_blocker_ids)
+                    then jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}')
+                else '{}'
             end
-            || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end
-            order by k.ordinal
-        )
-    into v_topics, v_payloads
-    from unnest(p_user_ids) with ordinality as k (user_id, ordinal)
-    left join lateral (
-        select t.position, t.previous_position
-        from private.heads as t
-        where t.user_id = k.user_id
-        limit 1
-    ) as h on true
-    left join lateral (
-        select t as member
-        from public.conversation_members as t
-        where t.conversation_id = p_conversation_id and t.user_id = k.user_id
-        limit 1
-    ) as me on true;
+        );
+    end loop;
     if v_topics is not null then
-        perform private.broadcast(p_type, v_topics, v_payloads);
+        perform private.broadcast(p_type, v_topics, v_events);
     end if;
+    return v_events;
 end;
 $$;
 
-COMMENT ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_seq bigint, p_receipt jsonb) IS 'Tells each of these people, whose heads have just moved, what changed in a conversation: {id, type, position, previousPosition, conversationId, unreadTotal, conversation unless lost, message at p_seq, receipt}. Called once per move, last in the transaction.';
+COMMENT ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_message json, p_receipt jsonb) IS 'Tells each of these people, whose heads have just moved, what changed in a conversation: {id, type, position, previousPosition, conversationId, unreadTotal, conversation unless lost, message, receipt}. p_message: as nobody in particular reads it. Called once per move, last in the transaction. Returns the events.';
 
 CREATE FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) RETURNS void
     LANGUAGE plpgsql
@@ -1717,20 +1731,21 @@ $$;
 
 COMMENT ON FUNCTION private.file_report(p_me uuid, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_reason text, p_note text) IS 'Keeps a report with its evidence and puts it before the moderators, or finds the open one. The caller has checked that p_me may know of the thing. Raises PT400 validation_failed, PT429 rate_limited.';
 
-CREATE FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) RETURNS uuid
+CREATE FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) RETURNS public.conversations
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    v_conversation public.conversations;
 begin
-    return (
-        select c.id
-        from public.conversations as c
-        where
-            c.kind = 'direct'
-            and c.direct_low = least(p_a, p_b)
-            and c.direct_high = greatest(p_a, p_b)
-            and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null))
-    );
+    select c.* into v_conversation
+    from public.conversations as c
+    where
+        c.kind = 'direct'
+        and c.direct_low = least(p_a, p_b)
+        and c.direct_high = greatest(p_a, p_b)
+        and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null));
+    return v_conversation;
 end;
 $$;
 
@@ -2125,10 +2140,13 @@ $$;
 COMMENT ON FUNCTION private.gig_allows(p_gig_id uuid, p_sender_id uuid, p_recipient_id uuid) IS 'The host application''s hook, asked before p_sender_id starts a direct conversation about p_gig_id with p_recipient_id. Definer, so that a replacement may read the host''s tables. Replace with create or replace; false answers recipient_unavailable.';
 
 CREATE FUNCTION private.has_account() RETURNS boolean
-    LANGUAGE sql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     AS $$
-    select exists (select 1 from auth.users as u where u.id = (select auth.uid()) and u.deleted_at is null);
+begin
+    -- Not in SQL, which would be planned anew in every statement that asks: ten times the cost.
+    return exists (select 1 from auth.users as u where u.id = (select auth.uid()) and u.deleted_at is null);
+end;
 $$;
 
 COMMENT ON FUNCTION private.has_account() IS 'Definer, because only it may read Auth''s table. Whether the caller''s account is still there: a token outlives it for a while.';
@@ -2502,72 +2520,7 @@ $_$;
 
 COMMENT ON FUNCTION private.inbox_place_of(p_cursor text) IS 'What inbox_cursor wrote; a place above every row for null; raises PT400 cursor_invalid.';
 
-CREATE TABLE public.messages (
-    id uuid DEFAULT private.uuid_v7() NOT NULL,
-    conversation_id uuid NOT NULL,
-    seq bigint NOT NULL,
-    event_seq bigint NOT NULL,
-    from_user_id uuid NOT NULL,
-    to_user_id uuid,
-    gig_id uuid,
-    client_message_id uuid NOT NULL,
-    body text,
-    state text DEFAULT 'visible'::text NOT NULL,
-    warning text,
-    is_masked boolean DEFAULT false NOT NULL,
-    is_sensitive boolean DEFAULT false NOT NULL,
-    edited_at timestamp with time zone,
-    deleted_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    changed_position bigint NOT NULL,
-    CONSTRAINT messages_body_check CHECK (((char_length(body) >= 1) AND (char_length(body) <= 4000))),
-    CONSTRAINT messages_seq_check CHECK (((seq >= 1) AND (event_seq >= seq))),
-    CONSTRAINT messages_state_check CHECK ((((state = 'visible'::text) AND ((body IS NULL) = is_sensitive)) OR ((state = ANY (ARRAY['deleted'::text, 'hidden'::text])) AND (body IS NULL))))
-);
-ALTER TABLE ONLY public.messages ALTER COLUMN conversation_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN from_user_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN to_user_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN gig_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN client_message_id SET STATISTICS 0;
-ALTER TABLE ONLY public.messages ALTER COLUMN body SET STATISTICS 0;
-
-COMMENT ON TABLE public.messages IS 'What every member in range may read, and nothing else. Never deleted one by one: deleting leaves a tombstone. Written by functions only.';
-
-COMMENT ON COLUMN public.messages.id IS 'Time-ordered UUID.';
-
-COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation.';
-
-COMMENT ON COLUMN public.messages.seq IS 'Place in the conversation, contiguous from 1.';
-
-COMMENT ON COLUMN public.messages.event_seq IS 'The conversation''s event_seq at the last change of this message.';
-
-COMMENT ON COLUMN public.messages.from_user_id IS 'The author: always the caller who wrote it.';
-
-COMMENT ON COLUMN public.messages.to_user_id IS 'The other person of a direct conversation; null in groups.';
-
-COMMENT ON COLUMN public.messages.gig_id IS 'The conversation''s gig, copied for queries by gig.';
-
-COMMENT ON COLUMN public.messages.client_message_id IS 'The author''s idempotency key.';
-
-COMMENT ON COLUMN public.messages.body IS 'Normalised text of 1 to 4,000 code points; null when deleted, hidden or sensitive.';
-
-COMMENT ON COLUMN public.messages.state IS 'visible, deleted (by its author) or hidden (by moderation).';
-
-COMMENT ON COLUMN public.messages.warning IS 'Label of a content warning that a moderation rule gave; null: none.';
-
-COMMENT ON COLUMN public.messages.is_masked IS 'Contact details are covered until the host application allows them in this conversation.';
-
-COMMENT ON COLUMN public.messages.is_sensitive IS 'The text is encrypted by the service and never in the database.';
-
-COMMENT ON COLUMN public.messages.edited_at IS 'Time of the last edit.';
-
-COMMENT ON COLUMN public.messages.deleted_at IS 'When its author deleted it.';
-
-COMMENT ON COLUMN public.messages.created_at IS 'When it was accepted, taken under the conversation''s lock.';
-
-COMMENT ON COLUMN public.messages.changed_position IS 'Position (microseconds) of its last change; see private.heads.';
-
-CREATE FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) RETURNS public.messages
+CREATE FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -2580,6 +2533,9 @@ declare
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
+    v_sender public.profiles;
+    v_shape json;
+    v_events jsonb[];
 begin
     if v_is_direct then
         v_member_ids := array[p_conversation.direct_low, p_conversation.direct_high];
@@ -2623,12 +2579,22 @@ begin
     where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
     perform private.note_seen(v_me);
     perform private.enqueue_classification(v_inserted.id);
-    perform private.emit('message.created', p_conversation.id, v_member_ids, v_seq, null);
-    return v_inserted;
+    -- Nobody has received or read it yet.
+    select p.* into v_sender from public.profiles as p where p.user_id = v_me;
+    v_shape := private.message_shape(v_inserted, null, null, v_sender, false);
+    v_events := private.emit('message.created', p_conversation.id, v_member_ids, v_shape, null);
+    if v_inserted.is_sensitive then
+        v_shape := private.joined(v_shape, json_build_object('envelope', private.envelope_json(v_inserted.id)));
+    end if;
+    return jsonb_build_object(
+        'message', v_shape,
+        'conversation', (v_events[array_position(v_member_ids, v_me)] -> 'conversation')
+        || private.conversation_rest(p_conversation, v_shape)::jsonb
+    );
 end;
 $$;
 
-COMMENT ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) IS 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns it.';
+COMMENT ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) IS 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns both as the author sees them: {message, conversation}.';
 
 CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS void
     LANGUAGE sql
@@ -2682,7 +2648,15 @@ CREATE FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) RETURNS boolean
     SET search_path TO ''
     AS $$
 begin
-    return private.has_blocked(p_a, p_b) or private.has_blocked(p_b, p_a);
+    return exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_a and b.blocked_id = p_b
+    ) or exists (
+        select 1
+        from private.blocks as b
+        where b.blocker_id = p_b and b.blocked_id = p_a
+    );
 end;
 $$;
 
@@ -3781,6 +3755,71 @@ $$;
 
 COMMENT ON FUNCTION private.lock_block(p_me uuid, p_user_id uuid) IS 'Locks what a change of a block is in the way of, and nothing of p_user_id''s own. Raises PT400 validation_failed for nobody or oneself.';
 
+CREATE TABLE public.messages (
+    id uuid DEFAULT private.uuid_v7() NOT NULL,
+    conversation_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    event_seq bigint NOT NULL,
+    from_user_id uuid NOT NULL,
+    to_user_id uuid,
+    gig_id uuid,
+    client_message_id uuid NOT NULL,
+    body text,
+    state text DEFAULT 'visible'::text NOT NULL,
+    warning text,
+    is_masked boolean DEFAULT false NOT NULL,
+    is_sensitive boolean DEFAULT false NOT NULL,
+    edited_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    changed_position bigint NOT NULL,
+    CONSTRAINT messages_body_check CHECK (((char_length(body) >= 1) AND (char_length(body) <= 4000))),
+    CONSTRAINT messages_seq_check CHECK (((seq >= 1) AND (event_seq >= seq))),
+    CONSTRAINT messages_state_check CHECK ((((state = 'visible'::text) AND ((body IS NULL) = is_sensitive)) OR ((state = ANY (ARRAY['deleted'::text, 'hidden'::text])) AND (body IS NULL))))
+);
+ALTER TABLE ONLY public.messages ALTER COLUMN conversation_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN from_user_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN to_user_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN gig_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN client_message_id SET STATISTICS 0;
+ALTER TABLE ONLY public.messages ALTER COLUMN body SET STATISTICS 0;
+
+COMMENT ON TABLE public.messages IS 'What every member in range may read, and nothing else. Never deleted one by one: deleting leaves a tombstone. Written by functions only.';
+
+COMMENT ON COLUMN public.messages.id IS 'Time-ordered UUID.';
+
+COMMENT ON COLUMN public.messages.conversation_id IS 'The conversation.';
+
+COMMENT ON COLUMN public.messages.seq IS 'Place in the conversation, contiguous from 1.';
+
+COMMENT ON COLUMN public.messages.event_seq IS 'The conversation''s event_seq at the last change of this message.';
+
+COMMENT ON COLUMN public.messages.from_user_id IS 'The author: always the caller who wrote it.';
+
+COMMENT ON COLUMN public.messages.to_user_id IS 'The other person of a direct conversation; null in groups.';
+
+COMMENT ON COLUMN public.messages.gig_id IS 'The conversation''s gig, copied for queries by gig.';
+
+COMMENT ON COLUMN public.messages.client_message_id IS 'The author''s idempotency key.';
+
+COMMENT ON COLUMN public.messages.body IS 'Normalised text of 1 to 4,000 code points; null when deleted, hidden or sensitive.';
+
+COMMENT ON COLUMN public.messages.state IS 'visible, deleted (by its author) or hidden (by moderation).';
+
+COMMENT ON COLUMN public.messages.warning IS 'Label of a content warning that a moderation rule gave; null: none.';
+
+COMMENT ON COLUMN public.messages.is_masked IS 'Contact details are covered until the host application allows them in this conversation.';
+
+COMMENT ON COLUMN public.messages.is_sensitive IS 'The text is encrypted by the service and never in the database.';
+
+COMMENT ON COLUMN public.messages.edited_at IS 'Time of the last edit.';
+
+COMMENT ON COLUMN public.messages.deleted_at IS 'When its author deleted it.';
+
+COMMENT ON COLUMN public.messages.created_at IS 'When it was accepted, taken under the conversation''s lock.';
+
+COMMENT ON COLUMN public.messages.changed_position IS 'Position (microseconds) of its last change; see private.heads.';
+
 CREATE FUNCTION private.lock_classification(p_message_id uuid, p_lease uuid) RETURNS public.messages
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -3855,7 +3894,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) IS 'Locks a conversation and asks again what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 recipient_unavailable, PT404 not_found.';
+COMMENT ON FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) IS 'Locks a conversation and then asks what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 recipient_unavailable, PT404 not_found.';
 
 CREATE FUNCTION private.lock_heads(p_user_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -4630,6 +4669,13 @@ CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
     SET search_path TO ''
     AS $$
+declare
+    v_text text := p_text;
+    v_letters text[];
+    v_from text;
+    v_to text;
+    v_long text[];
+    v_letter text;
 begin
     -- A small l between capitals is meant to be read as I.
     if p_text ~ '[A-Z]l[A-Z]' then
@@ -4638,13 +4684,19 @@ begin
     if octet_length(p_text) = char_length(p_text) then
         return replace(lower(p_text collate "C"), E'\t', ' ');
     end if;
-    return replace(lower((
-        select string_agg(
-            coalesce((select l.fold from private.moderation_letters as l where l.letter = t.letter collate "C"), t.letter), ''
-            order by t.place
-        )
-        from unnest(string_to_array(p_text, null)) with ordinality as t (letter, place)
-    ) collate "C"), E'\t', ' ');
+    -- Each different letter is looked up once. What comes out is never folded further, so one replacement leaves the others alone.
+    v_letters := string_to_array(p_text, null);
+    select
+        string_agg(l.letter, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
+        string_agg(l.fold, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
+        coalesce(array_agg(l.letter || l.fold) filter (where char_length(l.fold) > 1), '{}')
+    into v_from, v_to, v_long
+    from private.moderation_letters as l
+    where l.letter = any(v_letters collate "C");
+    foreach v_letter in array v_long loop
+        v_text := replace(v_text, left(v_letter, 1), substr(v_letter, 2));
+    end loop;
+    return replace(lower(coalesce(translate(v_text, v_from, v_to), v_text) collate "C"), E'\t', ' ');
 end;
 $$;
 
@@ -5604,7 +5656,7 @@ declare
 begin
     -- Both may write first at the same instant, and one may block the other: one at a time.
     perform private.lock_pair(p_me, p_other);
-    v_conversation_id := private.find_direct(p_me, p_other, p_gig_id);
+    v_conversation_id := (private.find_direct(p_me, p_other, p_gig_id)).id;
     if v_conversation_id is not null then
         return v_conversation_id;
     end if;
@@ -6318,7 +6370,8 @@ begin
     end if;
     perform private.emit(
         case when p_body is null then 'message.deleted' else 'message.updated' end,
-        p_message.conversation_id, v_member_ids, p_message.seq, null
+        p_message.conversation_id, v_member_ids,
+        private.message_page(null, p_message.conversation_id, p_message.seq, p_message.seq + 1, 1) -> 0, null
     );
 end;
 $$;
@@ -6935,7 +6988,7 @@ declare
     v_text_digest bigint;
     v_behaviour private.judgement;
     v_verdict private.judgement;
-    v_inserted public.messages;
+    v_answer jsonb;
     v_seq bigint;
     v_is_created boolean := false;
 begin
@@ -6958,8 +7011,8 @@ begin
     perform private.require_writer(v_me, v_settings);
 
     if p_conversation_id is null then
-        v_conversation_id := private.find_direct(v_me, p_to_user_id, p_gig_id);
-        select c.* into v_conversation from public.conversations as c where c.id = v_conversation_id;
+        v_conversation := private.find_direct(v_me, p_to_user_id, p_gig_id);
+        v_conversation_id := v_conversation.id;
     else
         select c.* into v_conversation
         from public.conversations as c
@@ -7015,6 +7068,13 @@ begin
                 raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
             end if;
         end if;
+        v_answer := jsonb_build_object(
+            'message', case
+                when v_seq is null then private.pending_json(v_pending)
+                else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
+            end,
+            'conversation', private.conversation_json(v_me, v_conversation_id)
+        );
     else
         perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
@@ -7023,7 +7083,8 @@ begin
         end if;
         if
             v_other = v_me
-            or (v_other is not null and (not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)))
+            or (v_other is not null and not private.account_is_active(v_other))
+            or (v_conversation_id is null and private.is_blocked_pair(v_me, v_other))
         then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
@@ -7086,23 +7147,20 @@ begin
         end if;
         if v_verdict.action = 'hold' then
             perform private.hold_message(v_conversation, v_message, v_settings);
-            v_pending := v_message;
+            v_answer := jsonb_build_object(
+                'message', private.pending_json(v_message), 'conversation', private.conversation_json(v_me, v_conversation_id)
+            );
             v_now := clock_timestamp();
         else
-            v_inserted := private.insert_message(v_conversation, v_message);
-            v_seq := v_inserted.seq;
-            v_now := v_inserted.created_at;
+            v_answer := private.insert_message(v_conversation, v_message);
+            v_seq := v_conversation.last_seq + 1;
+            v_now := (v_answer -> 'message' ->> 'createdAt')::timestamptz;
         end if;
         v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now, v_recent);
         v_is_created := true;
     end if;
 
-    return jsonb_build_object(
-        'message', case
-            when v_seq is null then private.pending_json(v_pending)
-            else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
-        end,
-        'conversation', private.conversation_json(v_me, v_conversation_id),
+    return v_answer || jsonb_build_object(
         'created', v_is_created,
         'held', v_seq is null,
         'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
@@ -7219,7 +7277,10 @@ begin
             and p_message.seq > greatest(m.last_read_seq, m.visible_from_seq - 1)
         )::integer
     where m.conversation_id = p_message.conversation_id and m.left_at is null;
-    perform private.emit('message.updated', p_message.conversation_id, v_member_ids, p_message.seq, null);
+    perform private.emit(
+        'message.updated', p_message.conversation_id, v_member_ids,
+        private.message_page(null, p_message.conversation_id, p_message.seq, p_message.seq + 1, 1) -> 0, null
+    );
 end;
 $$;
 
@@ -8938,6 +8999,8 @@ REVOKE ALL ON FUNCTION private.conversation_facts(c public.conversations, me pub
 
 REVOKE ALL ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.conversation_rest(p_conversation public.conversations, p_last_message json) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.count_classification(p_outcome text) FROM PUBLIC;
@@ -8964,7 +9027,7 @@ REVOKE ALL ON FUNCTION private.direct_other(p_conversation public.conversations,
 REVOKE ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.edit_message(p_message_id uuid, p_body text) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_seq bigint, p_receipt jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_message json, p_receipt jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.end_membership(p_conversation_id uuid, p_user_id uuid) FROM PUBLIC;
 
@@ -9025,9 +9088,6 @@ REVOKE ALL ON FUNCTION private.inbox_cursor(p_is_pinned boolean, p_last_activity
 REVOKE ALL ON FUNCTION private.inbox_matches(p_user_id uuid, p_conversation_id uuid, p_folded text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.inbox_place_of(p_cursor text) FROM PUBLIC;
-
-GRANT SELECT ON TABLE public.messages TO authenticated;
-GRANT SELECT ON TABLE public.messages TO service_role;
 
 REVOKE ALL ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) FROM PUBLIC;
 
@@ -9097,6 +9157,9 @@ GRANT ALL ON FUNCTION private.list_moderation_queue(p_status text, p_kind text, 
 REVOKE ALL ON FUNCTION private.live_topic(p_conversation public.conversations, p_user_id uuid, p_is_blocking boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_block(p_me uuid, p_user_id uuid) FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.messages TO authenticated;
+GRANT SELECT ON TABLE public.messages TO service_role;
 
 REVOKE ALL ON FUNCTION private.lock_classification(p_message_id uuid, p_lease uuid) FROM PUBLIC;
 

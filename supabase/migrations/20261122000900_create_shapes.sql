@@ -3,6 +3,7 @@
 -- Locks:     none.
 -- Undo:      drop function private.receipt_json(public.conversation_members); drop function private.conversation_json(uuid, uuid);
 --            drop function private.conversations_json(uuid, uuid[]);
+--            drop function private.conversation_rest(public.conversations, json);
 --            drop function private.conversation_facts(public.conversations, public.conversation_members, private.standing);
 --            drop function private.live_topic(public.conversations, uuid, boolean);
 --            drop function private.standing_between(uuid, uuid); drop type private.standing;
@@ -243,6 +244,39 @@ comment on function private.conversation_facts(public.conversations, public.conv
 revoke all on function private.conversation_facts(public.conversations, public.conversation_members, private.standing)
 from public, anon, authenticated, service_role;
 
+create function private.conversation_rest(p_conversation public.conversations, p_last_message json)
+returns json
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
+    return (
+        select
+            json_build_object(
+                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8),
+                'memberCount', count(*),
+                'lastMessage', p_last_message
+            )
+        from (
+            select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
+            from public.conversation_members as t
+            where t.conversation_id = p_conversation.id and (t.left_at is null or p_conversation.kind = 'direct')
+        ) as m
+        left join lateral (
+            select t as profile
+            from public.profiles as t
+            where t.user_id = m.user_id and m.ordinal <= 8
+            limit 1
+        ) as p on true
+    );
+end;
+$$;
+comment on function private.conversation_rest(public.conversations, json) is
+'What shape Conversation has beside its facts: {members, memberCount, lastMessage}.';
+revoke all on function private.conversation_rest(public.conversations, json) from public, anon, authenticated, service_role;
+
 create function private.conversations_json(p_user_id uuid, p_conversation_ids uuid[])
 returns json
 language plpgsql
@@ -270,37 +304,18 @@ begin
                 private.conversation_facts(
                     c.conversation, me.member, private.standing_between(p_user_id, private.direct_other(c.conversation, p_user_id))
                 ),
-                json_build_object('members', o.members, 'memberCount', o.member_count, 'lastMessage', l.message)
+                private.conversation_rest(c.conversation, l.message)
             )
             order by k.ordinal
         )
         from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
-        cross join lateral (select t as conversation, t.kind from public.conversations as t where t.id = k.id limit 1) as c
+        cross join lateral (select t as conversation from public.conversations as t where t.id = k.id limit 1) as c
         cross join lateral (
             select t as member
             from public.conversation_members as t
             where t.conversation_id = k.id and t.user_id = p_user_id
             limit 1
         ) as me
-        -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
-        cross join lateral (
-            select
-                count(*) as member_count,
-                json_agg(
-                    private.profile_shape(n.user_id, p.profile) order by n.ordinal
-                ) filter (where n.ordinal <= 8) as members
-            from (
-                select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
-                from public.conversation_members as t
-                where t.conversation_id = k.id and (t.left_at is null or c.kind = 'direct')
-            ) as n
-            left join lateral (
-                select t as profile
-                from public.profiles as t
-                where t.user_id = n.user_id and n.ordinal <= 8
-                limit 1
-            ) as p on true
-        ) as o
         left join private.messages_json(p_user_id, p_conversation_ids, v_seqs) as l on k.ordinal = l.ordinal
     ), '[]');
 end;

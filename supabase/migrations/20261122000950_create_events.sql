@@ -1,7 +1,7 @@
 -- Purpose:   one event per change and person on the private topic user:<uuid>, and the one place that broadcasts.
 -- Consumers: every write that concerns people; Realtime subscribers.
 -- Locks:     none on existing tables. At run time: row exclusive on realtime.messages, waited for at most 50 ms.
--- Undo:      drop function private.emit(text, uuid, uuid[], jsonb, jsonb);
+-- Undo:      drop function private.emit(text, uuid, uuid[], json, jsonb);
 --            drop function private.broadcast(text, text[], jsonb[]); drop function private.unread_totals(uuid);
 set lock_timeout = '4s';
 
@@ -56,7 +56,7 @@ comment on function private.broadcast(text, text[], jsonb[]) is
 'Hands payloads to realtime.send, one per private topic. Called last in a transaction; never raises, never waits longer than 50 ms.';
 revoke all on function private.broadcast(text, text[], jsonb[]) from public, anon, authenticated, service_role;
 
-create function private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_message jsonb, p_receipt jsonb)
+create function private.emit(p_type text, p_conversation_id uuid, p_user_ids uuid[], p_message json, p_receipt jsonb)
 returns jsonb[]
 language plpgsql
 volatile
@@ -75,7 +75,7 @@ declare
     v_events jsonb[];
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
-    -- As in message_page: in a group one does not read whom one has blocked.
+    -- As in messages_json: in a group one does not read whom one has blocked.
     if p_message is not null and v_conversation.kind = 'group' then
         v_blocker_ids := private.blockers_among(p_user_ids, (p_message ->> 'fromUserId')::uuid);
     end if;
@@ -95,12 +95,15 @@ begin
             )
             || case
                 when v_member.left_at is null
-                    then jsonb_build_object('conversation', private.conversation_facts(v_conversation, v_member))
+                    then jsonb_build_object('conversation', private.conversation_facts(
+                        v_conversation, v_member,
+                        private.standing_between(v_user_id, private.direct_other(v_conversation, v_user_id))
+                    ))
                 else '{}'
             end
             || case
                 when v_user_id = any(v_blocker_ids)
-                    then jsonb_build_object('message', p_message || '{"body": null, "state": "hidden"}')
+                    then jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}')
                 else '{}'
             end
         );
@@ -111,8 +114,8 @@ begin
     return v_events;
 end;
 $$;
-comment on function private.emit(text, uuid, uuid[], jsonb, jsonb) is
+comment on function private.emit(text, uuid, uuid[], json, jsonb) is
 'Tells each of these people, whose heads have just moved, what changed in a conversation: {id, type, position, previousPosition, '
 'conversationId, unreadTotal, conversation unless lost, message, receipt}. p_message: as nobody in particular reads '
 'it. Called once per move, last in the transaction. Returns the events.';
-revoke all on function private.emit(text, uuid, uuid[], jsonb, jsonb) from public, anon, authenticated, service_role;
+revoke all on function private.emit(text, uuid, uuid[], json, jsonb) from public, anon, authenticated, service_role;

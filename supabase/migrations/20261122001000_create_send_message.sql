@@ -160,7 +160,8 @@ declare
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
-    v_shape jsonb;
+    v_sender public.profiles;
+    v_shape json;
     v_events jsonb[];
 begin
     if v_is_direct then
@@ -206,15 +207,16 @@ begin
     perform private.note_seen(v_me);
     perform private.enqueue_classification(v_inserted.id);
     -- Nobody has received or read it yet.
-    v_shape := private.message_json(v_inserted, null, null);
+    select p.* into v_sender from public.profiles as p where p.user_id = v_me;
+    v_shape := private.message_shape(v_inserted, null, null, v_sender, false);
     v_events := private.emit('message.created', p_conversation.id, v_member_ids, v_shape, null);
     if v_inserted.is_sensitive then
-        v_shape := v_shape || jsonb_build_object('envelope', private.envelope_json(v_inserted.id));
+        v_shape := private.joined(v_shape, json_build_object('envelope', private.envelope_json(v_inserted.id)));
     end if;
     return jsonb_build_object(
         'message', v_shape,
         'conversation', (v_events[array_position(v_member_ids, v_me)] -> 'conversation')
-        || private.members_json(p_conversation) || jsonb_build_object('lastMessage', v_shape)
+        || private.conversation_rest(p_conversation, v_shape)::jsonb
     );
 end;
 $$;

@@ -143,7 +143,8 @@ class TestPace:
                 try:
                     sent = call(db, ann.id, "send_message", body="tick", to_user_id=bob.id)
                     at, later = db.execute(
-                        "select created_at, clock_timestamp() from public.messages where id = %s", [sent["message"]["id"]]
+                        "select created_at, clock_timestamp() from public.messages where id = %s",
+                        [sent["message"]["id"]],
                     ).fetchone()
                     accepted.append(at)
                     # One more may have left the window between the insert and the answer.
