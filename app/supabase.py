@@ -1,28 +1,20 @@
 """The only door out: calls to Supabase, with a deadline, a size limit and a name for everything that can go wrong.
 
-The hot path calls the connection pool directly: AsyncPostgrestClient over the same pool costs 2.5 times the CPU of the
-whole request. What is not hot uses `postgrest`, over the same pool.
 Upstream text never leaves here, except the `details` of our own SQL refusals (SQLSTATE PTnnn).
 """
 
-import asyncio
 import math
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar, cast
 
-import httpx
 import msgspec
-from postgrest import APIError, AsyncPostgrestClient
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.compatibility.httpx import HttpxTransport
-from pyreqwest.exceptions import NetworkError, PyreqwestError, RequestTimeoutError
 
-from app import __version__, log
+from app import log
+from app.pool import Answer, Lost, Pool, TooLarge, Unreadable, secret_key_headers
 from app.problems import CATALOGUE, Problem
 from app.settings import Settings
 from app.vault import Vault, opened
@@ -32,8 +24,9 @@ T = TypeVar("T")
 # The largest honest answer is a page of 100 messages of 4,000 characters: 1.6 MB if all are emoji, 4.4 MB sealed with a
 # masked form each.
 ANSWER_BYTES_MAX = 6 * 1024 * 1024
-# A connection that takes longer than this is not going to be one; the deadline of the request covers the rest.
-_CONNECT_TIMEOUT_S = 3.0
+# Readiness is asked for by machines that soon ask again.
+_PROBE_TIMEOUT_S = 3.0
+_RPC = "/rest/v1/rpc/"
 # A retry needs time to succeed in; later than this before the deadline it would only add load.
 _RETRY_NEEDS_S = 0.5
 # Retry-After of a passing failure: long enough for a restart of the data API, short enough for a person to wait.
@@ -49,16 +42,15 @@ class Caller:
     expires_at_s: float
 
 
-class _Refusal(msgspec.Struct):
+class Refusal(msgspec.Struct):
     """PostgREST's error body; only `code` decides, and other servers' bodies may hold anything."""
 
-    code: Any = None
+    code: str = ""
     message: Any = None
     details: Any = None
     hint: Any = None
 
 
-_decode_refusal = msgspec.json.Decoder(_Refusal).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -73,6 +65,14 @@ def _usable(name: str, read: Callable[[], T]) -> T:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         log.warning("answer_unusable", of=name, error=type(error).__name__)
         raise Problem("upstream_invalid") from None
+
+
+def refusal_of(answer: bytes) -> Refusal:
+    """What an answer other than 200 says; nothing when it is not PostgREST's."""
+    try:
+        return cast(Refusal, _decoder(Refusal)(answer))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Refusal()
 
 
 def _decoded(name: str, answer: bytes, returns: type[T]) -> T:
@@ -117,9 +117,7 @@ class Supabase:
     """One connection pool to one project."""
 
     def __init__(self, settings: Settings) -> None:
-        self._rpc_url = f"{settings.supabase_url}/rest/v1/rpc/"
-        self._jwks_url = f"{settings.supabase_url}/auth/v1/.well-known/jwks.json"
-        self._rest_url = f"{settings.supabase_url}/rest/v1"
+        self._origin = settings.supabase_url
         self._key = settings.supabase_publishable_key
         secret_key = settings.supabase_secret_key
         self._service = Caller("service_role", secret_key, math.inf) if secret_key is not None else None
@@ -128,50 +126,17 @@ class Supabase:
         self._concurrency_max = settings.upstream_concurrency_max
         self._under_way = 0
         self.breaker = Breaker()
-        self._pool: Client | None = None
-        self._postgrest: AsyncPostgrestClient | None = None
+        self._pool: Pool | None = None
 
     def open(self) -> None:
-        """Build the pool; connections are made when needed, so Supabase may be away."""
-        self._pool = (
-            ClientBuilder()
-            .user_agent(f"gig-messaging/{__version__}")
-            .default_headers({"apikey": self._key, "accept": "application/json"})
-            .connect_timeout(timedelta(seconds=_CONNECT_TIMEOUT_S))
-            .timeout(timedelta(seconds=self._timeout_s))
-            .pool_max_idle_per_host(self._concurrency_max)
-            # Shorter than the 60 s after which common gateways hang up on us.
-            .pool_idle_timeout(timedelta(seconds=30))
-            # A token must reach the configured origin and nothing else, whatever the answer or the environment says.
-            .follow_redirects(False)
-            .no_proxy()
-            .default_cookie_store(False)
-            # Not asked for, so that the size limit counts what is read: a few bytes cannot become gigabytes.
-            .gzip(False).brotli(False).zstd(False).deflate(False)
-            .build()
-        )  # fmt: skip
-        transport = HttpxTransport(self._pool, close_client=False)
-        # The transport adds up the four httpx time-outs into one deadline, so only one is set.
-        session = httpx.AsyncClient(
-            transport=transport, timeout=httpx.Timeout(None, read=_CONNECT_TIMEOUT_S), trust_env=False
-        )
-        self._postgrest = AsyncPostgrestClient(
-            self._rest_url, headers={"apikey": self._key}, http_client=session, retry_enabled=False
-        )
+        """Make the pool; connections are made when needed, so Supabase may be away."""
+        # No compression is asked for, so that the size limit counts what is read.
+        self._pool = Pool(self._origin, {"accept": "application/json"}, ANSWER_BYTES_MAX)
 
     async def close(self) -> None:
-        """Close the pool. Calls under way end with an error; the server has drained them before."""
-        if self._postgrest is not None:
-            await self._postgrest.aclose()
+        """Close the pool; the server has drained the calls before."""
         if self._pool is not None:
-            await self._pool.close()
-
-    @property
-    def postgrest(self) -> AsyncPostgrestClient:
-        """supabase-py's data client over the same pool, with the publishable key only, for what is not hot."""
-        if self._postgrest is None:
-            raise RuntimeError("open() comes first")
-        return self._postgrest
+            self._pool.close()
 
     async def rpc(
         self, name: str, params: Mapping[str, Any], caller: Caller, returns: type[T], *, repeatable: bool = False
@@ -185,16 +150,17 @@ class Supabase:
         """
         exchange = log.current()
         headers = {
+            "apikey": self._key,
             "authorization": f"Bearer {caller.token}",
             "content-type": "application/json",
             "x-request-id": exchange.request_id,
         }
         if exchange.traceparent is not None:
             headers["traceparent"] = exchange.traceparent
-        status, answer = await self._call("POST", self._rpc_url + name, headers, _encode(params), repeatable)
-        if status != 200:
-            raise problem_of(status, answer, caller)
-        return self._read(name, answer, returns)
+        answer = await self._call("POST", _RPC + name, headers, _encode(params), repeatable)
+        if answer.status != 200:
+            raise problem_of(answer.status, answer.body, caller)
+        return self._read(name, answer.body, returns)
 
     async def rpc_as_service(self, name: str, params: Mapping[str, Any], returns: type[T]) -> T:
         """Call one SQL function as the role `service_role`, for work that is nobody's request; it may be called twice.
@@ -204,16 +170,14 @@ class Supabase:
         if self._service is None:
             raise RuntimeError("SUPABASE_SECRET_KEY is needed")
         headers = {
-            "apikey": self._service.token,
-            # Keys of older projects are tokens, which only this header carries; for the newer ones it changes nothing.
-            "authorization": f"Bearer {self._service.token}",
+            **secret_key_headers(self._service.token),
             "content-type": "application/json",
             "x-request-id": log.current().request_id,
         }
-        status, answer = await self._call("POST", self._rpc_url + name, headers, _encode(params), repeatable=True)
-        if status != 200:
-            raise problem_of(status, answer, self._service)
-        return _decoded(name, answer, returns)
+        answer = await self._call("POST", _RPC + name, headers, _encode(params), repeatable=True)
+        if answer.status != 200:
+            raise problem_of(answer.status, answer.body, self._service)
+        return _decoded(name, answer.body, returns)
 
     def _read(self, name: str, answer: bytes, returns: type[T]) -> T:
         """Decode, and open what is sealed. A body that says so too only makes us look."""
@@ -223,30 +187,41 @@ class Supabase:
 
     async def key_set(self) -> bytes:
         """The project's public signing keys as JSON; Problem when they cannot be had."""
-        status, answer = await self._call("GET", self._jwks_url, {}, None, repeatable=True)
-        if status != 200:
+        headers = {"apikey": self._key}
+        answer = await self._call("GET", "/auth/v1/.well-known/jwks.json", headers, None, repeatable=True)
+        if answer.status != 200:
             raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S)
-        return answer
+        return answer.body
 
     async def why_not(self) -> str | None:
         """Why the data API cannot be used, in one word, or None when it can.
 
         `anon` may not execute our functions, so "permission denied" is the good answer: the data API and the database
-        replied, the function is there, and no secret was needed to learn it.
+        replied, the function is there, and no secret was needed to learn it. It passes the breaker, which may be what
+        it is asked about.
         """
+        headers = {"apikey": self._key, "content-type": "application/json"}
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self.postgrest.rpc("list_conversations", {}).execute()
-        except APIError as error:
-            return None if error.code == "42501" else "schema" if error.code == "PGRST202" else "database"
-        except (httpx.HTTPError, TimeoutError, ValueError):
+            answer = await self._open_pool().request(
+                "POST", f"{_RPC}list_conversations", headers, b"{}", _PROBE_TIMEOUT_S
+            )
+        except (Lost, Unreadable, TimeoutError):
             return "unreachable"
-        return None
+        code = refusal_of(answer.body).code
+        if code == "42501" or (answer.status == 200 and answer.body.startswith(b"{")):
+            return None
+        return "schema" if code == "PGRST202" else "database"
+
+    def _open_pool(self) -> Pool:
+        if self._pool is None:
+            raise RuntimeError("open() comes first")
+        return self._pool
 
     async def _call(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, repeatable: bool
-    ) -> tuple[int, bytes]:
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None, repeatable: bool
+    ) -> Answer:
         """One bounded call, and one more where that is safe; the breaker and the log learn how it ended."""
+        pool = self._open_pool()
         began_s = time.monotonic()
         if self._under_way >= self._concurrency_max:
             raise Problem("upstream_unavailable", "Too many requests are under way.", retry_after_s=1)
@@ -256,48 +231,31 @@ class Supabase:
         works: bool | None = None
         try:
             try:
-                status, answer = await self._send(method, url, headers, body, self._timeout_s)
-            except NetworkError:
+                answer = await pool.request(method, path, headers, body, self._timeout_s)
+            except Lost:
                 left_s = self._timeout_s - (time.monotonic() - began_s)
                 if left_s < _RETRY_NEEDS_S or not repeatable:
                     raise
-                status, answer = await self._send(method, url, headers, body, left_s)
+                # Most often a kept connection that was being closed; another one might be, too.
+                answer = await pool.request(method, path, headers, body, left_s, fresh=True)
             # A gateway in front of the data API speaks for it when it is away.
-            works = status not in (502, 503, 504)
-            return status, answer
-        except RequestTimeoutError:
+            works = answer.status not in (502, 503, 504)
+            return answer
+        except TimeoutError:
             works = False
             raise Problem("upstream_timeout") from None
-        except NetworkError:
+        except Lost as error:
             works = False
+            log.warning("upstream_lost", of=path, error=type(error.__cause__ or error).__name__)
             raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S) from None
-        except PyreqwestError as error:
-            log.warning("answer_unusable", of=url, error=type(error).__name__)
+        except Unreadable as error:
+            log.warning("answer_too_large" if isinstance(error, TooLarge) else "answer_unreadable", of=path)
             raise Problem("upstream_invalid") from None
         finally:
             ended_s = time.monotonic()
             self._under_way -= 1
             self.breaker.settle(works, ended_s)
             log.current().upstream_s += ended_s - began_s
-
-    async def _send(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, timeout_s: float
-    ) -> tuple[int, bytes]:
-        if self._pool is None:
-            raise RuntimeError("open() comes first")
-        request = self._pool.request(method, url).headers(headers).timeout(timedelta(seconds=timeout_s))
-        if body is not None:
-            request = request.body_bytes(body)
-        async with request.build_streamed() as response:
-            reader = response.body_reader
-            first = await reader.read(ANSWER_BYTES_MAX + 1)
-            answer = bytes(first) if first is not None else b""
-            while len(answer) <= ANSWER_BYTES_MAX and (more := await reader.read(ANSWER_BYTES_MAX + 1)) is not None:
-                answer += bytes(more)
-            if len(answer) > ANSWER_BYTES_MAX:
-                log.warning("answer_too_large", of=url)
-                raise Problem("upstream_invalid")
-            return response.status, answer
 
 
 # SQLSTATEs and PostgREST codes to our codes (docs/errors.md); the longest prefix decides.
@@ -324,11 +282,8 @@ _SECONDS = re.compile(r"[0-9]{1,5}")
 
 def problem_of(status: int, answer: bytes, caller: Caller) -> Problem:
     """What an answer other than 200 means to our client, by its code: PostgREST's status suits its own callers."""
-    try:
-        refusal = _decode_refusal(answer)
-        code = refusal.code if isinstance(refusal.code, str) else ""
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        refusal, code = _Refusal(), ""
+    refusal = refusal_of(answer)
+    code = refusal.code
     if ours := _OURS.fullmatch(code):
         return _our_own(int(ours[1]), refusal)
     name = next((_BY_CODE[code[:n]] for n in (8, 5, 4, 2) if len(code) >= n and code[:n] in _BY_CODE), None)
@@ -343,7 +298,7 @@ def problem_of(status: int, answer: bytes, caller: Caller) -> Problem:
     return Problem(name, retry_after_s=waits, pointer="" if name == "validation_failed" else None)
 
 
-def _our_own(status: int, refusal: _Refusal) -> Problem:
+def _our_own(status: int, refusal: Refusal) -> Problem:
     """A refusal our SQL raised: message is the code, details a sentence, hint the pointer or the seconds."""
     name = refusal.message
     if not isinstance(name, str) or name not in CATALOGUE or CATALOGUE[name].status != status:

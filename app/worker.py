@@ -11,24 +11,21 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
-import httpx
 import msgspec
 from msgspec import Meta, Struct
-from postgrest import APIError, AsyncPostgrestClient
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.compatibility.httpx import HttpxTransport
-from pyreqwest.exceptions import ConnectError, PyreqwestError, RequestTimeoutError
 
-from app import __version__, log, settings
+from app import log, settings
+from app.pool import Lost, Pool, TooLarge, Unreadable, origin_and_target, secret_key_headers
 from app.settings import WorkerSettings
 
 T = TypeVar("T")
 
 # The largest honest answer: four members, of which two are texts of 64 characters.
 ANSWER_BYTES_MAX = 16 * 1024
+# 100 messages of 4,000 characters, if all are emoji, take a quarter of it.
+_JOBS_BYTES_MAX = 6 * 1024 * 1024
 # Hosted Supabase ends a statement of `service_role` after 8 s as well.
 _DATA_API_TIMEOUT_S = 10.0
 # Beside the classifier's own deadline: the claim's way here, and three times the verdict's way back.
@@ -87,6 +84,10 @@ class _Settled(Struct, frozen=True):
     result: str
 
 
+class _Refusal(Struct):
+    code: str = ""
+
+
 _decode_verdict = msgspec.json.Decoder(Verdict).decode
 
 
@@ -102,22 +103,6 @@ class Refused(Exception):
     """SQL does not accept this verdict, by rules that only it knows."""
 
 
-def _client(timeout_s: float, headers: dict[str, str]) -> Client:
-    """A pool of connections that goes where it is sent and nowhere else, whatever the answer or environment says."""
-    return (
-        ClientBuilder()
-        .user_agent(f"gig-messaging/{__version__}")
-        .default_headers(headers)
-        .timeout(timedelta(seconds=timeout_s))
-        .follow_redirects(False)
-        .no_proxy()
-        .default_cookie_store(False)
-        # So that the size limit counts what is read: a few bytes cannot become gigabytes.
-        .gzip(False).brotli(False).zstd(False).deflate(False)
-        .build()
-    )  # fmt: skip
-
-
 class Classifier:
     """The outside world: one bounded question at a time, and nothing it answers is believed."""
 
@@ -125,41 +110,36 @@ class Classifier:
         headers = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
         if config.classifier_token is not None:
             headers["authorization"] = f"Bearer {config.classifier_token}"
-        self._url = config.classifier_url
-        self._pool = _client(config.classifier_timeout_s, headers)
+        origin, self._target = origin_and_target(config.classifier_url)
+        self._timeout_s = config.classifier_timeout_s
+        self._pool = Pool(origin, headers, ANSWER_BYTES_MAX)
 
-    async def close(self) -> None:
-        await self._pool.close()
+    def close(self) -> None:
+        self._pool.close()
 
     async def ask(self, job: Job) -> Verdict:
         """Ask about one message. Errors: Unusable."""
         question = Question(*(getattr(job, name) for name in Question.__struct_fields__))
         headers = {"idempotency-key": f"{job.message_id}:{job.event_seq}"}
+        body = msgspec.json.encode(question)
         try:
-            answer = await self._exchange(msgspec.json.encode(question), headers)
-        except RequestTimeoutError:
+            answer = await self._pool.request("POST", self._target, headers, body, self._timeout_s)
+        except TimeoutError:
             raise Unusable("timeout") from None
-        except ConnectError:
+        except Lost:
             raise Unusable("unreachable") from None
-        except PyreqwestError:
+        except TooLarge:
+            raise Unusable("too_large") from None
+        except Unreadable:
             raise Unusable("broken") from None
+        if answer.status != 200:
+            raise Unusable(f"status_{answer.status}")
+        if answer.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise Unusable("encoded")
         try:
-            return _decode_verdict(answer)
+            return _decode_verdict(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Unusable("not_a_verdict") from None
-
-    async def _exchange(self, question: bytes, headers: dict[str, str]) -> bytes:
-        async with self._pool.post(self._url).headers(headers).body_bytes(question).build_streamed() as response:
-            if response.status != 200:
-                raise Unusable(f"status_{response.status}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise Unusable("encoded")
-            answer = b""
-            while (piece := await response.body_reader.read(ANSWER_BYTES_MAX + 1)) is not None:
-                answer += bytes(piece)
-                if len(answer) > ANSWER_BYTES_MAX:
-                    raise Unusable("too_large")
-            return answer
 
 
 class Queue:
@@ -168,22 +148,11 @@ class Queue:
     def __init__(self, config: WorkerSettings) -> None:
         key = config.supabase_secret_key
         self._lease_s = math.ceil(config.classifier_timeout_s + _LEASE_MARGIN_S)
-        # The older kind of key is a token, and then has to be shown as one, too.
-        headers = {"apikey": key} | ({"authorization": f"Bearer {key}"} if key.count(".") == 2 else {})
-        self._pool = _client(_DATA_API_TIMEOUT_S, {})
-        # The transport adds up the four httpx time-outs into one deadline, so only one is set.
-        session = httpx.AsyncClient(
-            transport=HttpxTransport(self._pool, close_client=False),
-            timeout=httpx.Timeout(None, read=_DATA_API_TIMEOUT_S),
-            trust_env=False,
-        )
-        self._postgrest = AsyncPostgrestClient(
-            f"{config.supabase_url}/rest/v1", headers=headers, http_client=session, retry_enabled=False
-        )
+        headers = {"content-type": "application/json", "accept": "application/json", **secret_key_headers(key)}
+        self._pool = Pool(config.supabase_url, headers, _JOBS_BYTES_MAX)
 
-    async def close(self) -> None:
-        await self._postgrest.aclose()
-        await self._pool.close()
+    def close(self) -> None:
+        self._pool.close()
 
     async def claim(self, limit: int) -> list[Job]:
         """At most `limit` messages, leased to us. Errors: Away."""
@@ -208,21 +177,25 @@ class Queue:
         return settled.result
 
     async def _call(self, name: str, params: dict[str, Any], shape: type[T]) -> T:
+        body = msgspec.json.encode(params)
         try:
-            answer = await self._postgrest.rpc(name, params).execute()
-            return msgspec.convert(answer.data, shape)
-        except APIError as error:
-            if error.code == "PT400":
-                raise Refused("refused") from None
-            # The code is a SQLSTATE or PostgREST's own word; anything else is a gateway's, and may be anything.
-            known = isinstance(error.code, str) and error.code.isalnum() and len(error.code) <= 8
-            raise Away(f"code_{error.code}" if known else "unusable") from None
-        except (httpx.TimeoutException, RequestTimeoutError):
+            answer = await self._pool.request("POST", f"/rest/v1/rpc/{name}", {}, body, _DATA_API_TIMEOUT_S)
+            if answer.status == 200:
+                return msgspec.json.decode(answer.body, type=shape)
+        except TimeoutError:
             raise Away("timeout") from None
-        except (httpx.HTTPError, PyreqwestError):
+        except (Lost, Unreadable):
             raise Away("unreachable") from None
-        except (ValueError, msgspec.MsgspecError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Away("unusable") from None
+        try:
+            code = msgspec.json.decode(answer.body, type=_Refusal).code
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            code = str(answer.status)
+        if code == "PT400":
+            raise Refused("refused")
+        # The code is a SQLSTATE or PostgREST's own word; anything else is a gateway's, and may be anything.
+        raise Away(f"code_{code}" if code.isalnum() and len(code) <= 8 else "unusable")
 
 
 class Worker:
@@ -342,8 +315,8 @@ async def _serve(config: WorkerSettings) -> None:
     try:
         await worker.run()
     finally:
-        await classifier.close()
-        await queue.close()
+        classifier.close()
+        queue.close()
     log.info("worker_stopped")
 
 

@@ -71,7 +71,8 @@ class Upstream:
             pass
         finally:
             writer.close()
-            with suppress(ConnectionError):
+            # Cancelled a second time while it hangs up, it is as good as gone.
+            with suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
             self.serving.discard(task)
 

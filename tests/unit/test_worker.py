@@ -102,7 +102,7 @@ async def asking(script: Script, **changes: Any) -> AsyncIterator[tuple[Classifi
         try:
             yield classifier, up
         finally:
-            await classifier.close()
+            classifier.close()
 
 
 ALLOW = http(200, {"action": "allow"})
@@ -248,7 +248,7 @@ class TestAnswer:
         classifier = Classifier(config())
         with pytest.raises(Unusable, match="unreachable"):
             await classifier.ask(job())
-        await classifier.close()
+        classifier.close()
 
 
 @asynccontextmanager
@@ -258,7 +258,7 @@ async def queueing(script: Script, **changes: Any) -> AsyncIterator[tuple[Queue,
         try:
             yield queue, up
         finally:
-            await queue.close()
+            queue.close()
 
 
 class TestQueue:
