@@ -137,7 +137,7 @@ class Verifier:
             raise Problem("unauthenticated", "There is no bearer token.", headers={"www-authenticate": CHALLENGE})
         scheme, _, raw = authorization.partition(b" ")
         raw = raw.strip()
-        if scheme.lower() != b"bearer" or len(raw) > TOKEN_BYTES_MAX or not _COMPACT.fullmatch(raw):
+        if scheme.lower() != b"bearer" or len(raw) > TOKEN_BYTES_MAX:
             raise Problem("unauthenticated")
         digest = hashlib.sha256(raw).digest()
         known = self._callers.get(digest)
@@ -147,6 +147,8 @@ class Verifier:
                 self._callers.move_to_end(digest)
                 return caller
             del self._callers[digest]
+        if not _COMPACT.fullmatch(raw):
+            raise Problem("unauthenticated")
         caller = await self._verify(raw.decode())
         self._callers[digest] = (self._keys.generation, caller)
         if len(self._callers) > _CACHE_COUNT_MAX:

@@ -6,7 +6,7 @@ and log line as a message. `Admission` runs once the route is known: token, then
 
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from litestar import Litestar, Request, Response
 from litestar.enums import ScopeType
@@ -17,7 +17,9 @@ from app import limits, log, problems
 from app.auth import Verifier
 from app.problems import Problem
 from app.settings import Settings
-from app.shared_limits import SharedBuckets
+
+if TYPE_CHECKING:
+    from app.shared_limits import SharedBuckets
 
 _ALWAYS = [
     (b"cache-control", b"private, no-store"),
@@ -133,7 +135,7 @@ async def _refuse(send: Send, code: str, exchange: log.Exchange) -> None:
 class Admission:
     """Token, then pace: the `before_request` of the API's router."""
 
-    def __init__(self, settings: Settings, verifier: Verifier, shared: SharedBuckets | None) -> None:
+    def __init__(self, settings: Settings, verifier: Verifier, shared: "SharedBuckets | None") -> None:
         self._verifier = verifier
         self._shared = shared
         self._people = limits.Limiter("person", settings.person_requests_per_minute)

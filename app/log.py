@@ -13,11 +13,11 @@ import time
 import traceback
 from collections.abc import Iterable
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-import structlog
 
 # Letters, digits and four marks: nothing that could end a header or a log line, or be read as markup.
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:\-]{8,128}")
@@ -70,30 +70,24 @@ def current() -> Exchange:
     return _current.get()
 
 
-_logger: Any = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
+_out: BinaryIO | None = None
 
 
 def configure(stream: BinaryIO | None = None) -> None:
     """Send our lines, and those of the server and libraries, to standard output as JSON."""
-    global _logger
-    out = stream or sys.stdout.buffer
-    _logger = structlog.wrap_logger(
-        structlog.BytesLogger(out),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=_to_json),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    ).bind()
-    handler = logging.StreamHandler(io.TextIOWrapper(out, write_through=True) if stream else sys.stdout)
+    global _out
+    _out = stream
+    handler = logging.StreamHandler(io.TextIOWrapper(stream, write_through=True) if stream else sys.stdout)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
 
 
-def _to_json(event: Any, **_: Any) -> bytes:
-    return msgspec.json.encode(event)
+def _write(level: str, event: str, **fields: Any) -> None:
+    out = _out or sys.stdout.buffer
+    out.write(_encode({"event": event, "level": level, **fields, "timestamp": datetime.now(UTC)}) + b"\n")
+    out.flush()
 
 
 class _JsonLines(logging.Formatter):
@@ -102,13 +96,13 @@ class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
         line = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower(), "error": kind}
-        return _to_json(line).decode()
+        return _encode(line).decode()
 
 
 def request_line(exchange: Exchange, status: int, total_s: float) -> None:
     """Write the one line of a request; 5xx that Supabase caused are warnings, our own are errors."""
-    write = _logger.info if status < 500 else _logger.error if status == 500 else _logger.warning
-    write(
+    _write(
+        "info" if status < 500 else "error" if status == 500 else "warning",
         "request",
         request_id=exchange.request_id,
         route=exchange.route,
@@ -123,19 +117,20 @@ def request_line(exchange: Exchange, status: int, total_s: float) -> None:
 
 def info(event: str, **fields: Any) -> None:
     """Note something that went as it should, outside of any request."""
-    _logger.info(event, **fields)
+    _write("info", event, **fields)
 
 
 def warning(event: str, **fields: Any) -> None:
     """Note something an operator should know, with the id of the request it happened in."""
     exchange = _current.get(None)
-    _logger.warning(event, request_id=exchange.request_id if exchange else None, **fields)
+    _write("warning", event, request_id=exchange.request_id if exchange else None, **fields)
 
 
 def unexpected(error: BaseException) -> None:
     """Say where an exception came from: types, files and lines, never its message, which may quote a request."""
     exchange = _current.get(None)
-    _logger.error(
+    _write(
+        "error",
         "unexpected",
         request_id=exchange.request_id if exchange else None,
         error=type(error).__name__,

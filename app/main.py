@@ -13,7 +13,6 @@ from app.edge import Admission, Edge, handle
 from app.routes.health import Readiness
 from app.sensitive import Sealer
 from app.settings import Settings
-from app.shared_limits import SharedBuckets
 from app.supabase import Supabase
 from app.wire import ApiRequest
 
@@ -22,7 +21,12 @@ def create_app(config: Settings) -> Edge:
     """Build the ASGI application; nothing is connected before its lifespan starts."""
     supabase = Supabase(config)
     keys = KeySet(supabase.key_set)
-    shared = SharedBuckets(config.redis_url) if config.redis_url else None
+    shared = None
+    if config.redis_url:
+        # Its client is loaded only by who uses it.
+        from app.shared_limits import SharedBuckets
+
+        shared = SharedBuckets(config.redis_url)
     admission = Admission(config, Verifier(config, keys), shared)
 
     async def probe() -> str | None:

@@ -69,15 +69,19 @@ class _Connection(asyncio.Protocol):
         """Whether another request can be sent."""
         return self._waiting is None and not self._transport.is_closing()
 
-    def ask(self, request: bytes) -> asyncio.Future[Answer]:
+    def ask(self, loop: asyncio.AbstractEventLoop, request: bytes) -> asyncio.Future[Answer]:
         """Send a request; the future is its answer, Lost or Unreadable."""
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = loop.create_future()
         self._came_bytes = 0
         if self._transport.is_closing():
             self._fail(Lost())
         else:
             self._transport.write(request)
         return self._waiting
+
+    def give_up(self) -> None:
+        """Stop waiting: TimeoutError."""
+        self._fail(TimeoutError())
 
     def abort(self) -> None:
         """End the connection now; nothing that may still come is of use."""
@@ -189,23 +193,31 @@ class Pool:
             request = f"{head}\r\n".encode()
         else:
             request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-        async with asyncio.timeout(timeout_s):
-            connection = (None if fresh else self._take()) or await self._connect()
-            try:
-                answer = await connection.ask(request)
-            except BaseException:
-                connection.abort()
-                raise
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + timeout_s
+        connection = None if fresh else self._take(loop.time())
+        if connection is None:
+            async with asyncio.timeout_at(ends_s):
+                connection = await self._connect(loop)
+        # asyncio.timeout costs several times as much.
+        timer = loop.call_at(ends_s, connection.give_up)
+        try:
+            answer = await connection.ask(loop, request)
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            timer.cancel()
         if self._closed:
             connection.abort()
         elif connection.usable:
-            connection.idle_since_s = asyncio.get_running_loop().time()
+            connection.idle_since_s = loop.time()
             self._idle.append(connection)
         return answer
 
-    def _take(self) -> _Connection | None:
+    def _take(self, now_s: float) -> _Connection | None:
         """The connection used last, so that those not needed grow old and are closed."""
-        oldest_s = asyncio.get_running_loop().time() - _IDLE_S
+        oldest_s = now_s - _IDLE_S
         while self._idle and (not self._idle[0].usable or self._idle[0].idle_since_s < oldest_s):
             self._idle.popleft().abort()
         while self._idle:
@@ -214,9 +226,8 @@ class Pool:
                 return connection
         return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
         """A new connection: to the address that worked last, or to each in turn with its share of the time."""
-        loop = asyncio.get_running_loop()
         ends_s = loop.time() + _CONNECT_TIMEOUT_S
         try:
             async with asyncio.timeout_at(ends_s):

@@ -5,10 +5,10 @@ A shield, so it fails open: without an answer within a moment the bucket of this
 
 import time
 
-import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
+from app import log
 from app.limits import Limiter, Verdict
 
 # In the same network an answer takes less than a millisecond; waiting longer would cost more than the shield is worth.
@@ -63,7 +63,7 @@ class SharedBuckets:
             )
         except (RedisError, OSError, TimeoutError) as error:
             self._away_until_s = time.monotonic() + _PAUSE_S
-            structlog.get_logger().warning("shared_limits_unavailable", error=type(error).__name__)
+            log.warning("shared_limits_unavailable", error=type(error).__name__)
             return limiter.take(key, now_s)
         return limiter.verdict(bool(allowed), float(level))
 

@@ -321,10 +321,10 @@ def test_closing_connection_is_not_kept(run: asyncio.Runner) -> None:
 def test_request_on_a_connection_that_just_went(run: asyncio.Runner) -> None:
     async def test() -> None:
         async with opened(always(http(200, b"x"))) as (made, up):
-            connection = await made._connect()
+            connection = await made._connect(asyncio.get_running_loop())
             connection.abort()
             with pytest.raises(Lost):
-                await connection.ask(b"x")
+                await connection.ask(asyncio.get_running_loop(), b"x")
             assert not connection.usable and up.asked == []
 
     run.run(test())
