@@ -5,7 +5,7 @@ and log line as a message. `Admission` runs once the route is known: token, then
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from litestar import Litestar, Request, Response
@@ -17,6 +17,7 @@ from app import limits, log, problems
 from app.auth import Verifier
 from app.problems import Problem
 from app.settings import Settings
+from app.supabase import crowded
 
 if TYPE_CHECKING:
     from app.shared_limits import SharedBuckets
@@ -44,8 +45,9 @@ _PATH_BYTES_MAX = 8 * 1024
 class Edge:
     """The outermost ASGI application."""
 
-    def __init__(self, app: Litestar, cors_origins: Sequence[str]) -> None:
+    def __init__(self, app: Litestar, cors_origins: Sequence[str], is_crowded: Callable[[], bool]) -> None:
         self.app = app
+        self._is_crowded = is_crowded
         self._origins = frozenset(origin.encode() for origin in cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,13 +79,16 @@ class Edge:
             if scope["method"] == "OPTIONS" and b"access-control-request-method" in exchange.headers:
                 await _respond(finish, 204, self._preflight(exchange), b"")
             elif len(scope["raw_path"]) > _PATH_BYTES_MAX:
-                await _refuse(finish, "not_found", exchange)
+                await _refuse(finish, Problem("not_found"), exchange)
+            elif scope["method"] != "OPTIONS" and scope["path"].startswith("/api/") and self._is_crowded():
+                # Before token, route and body: turning away four fifths of a storm must not cost those let in.
+                await _refuse(finish, crowded(), exchange)
             else:
                 await self.app(scope, receive, finish)
         except Exception as error:
             log.unexpected(error)
             if status == 0:
-                await _refuse(finish, "internal_error", exchange)
+                await _refuse(finish, Problem("internal_error"), exchange)
         finally:
             exchange.route = scope.get("path_template") or exchange.route
             log.request_line(exchange, status, time.perf_counter() - exchange.started_s)
@@ -126,9 +131,9 @@ async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _refuse(send: Send, code: str, exchange: log.Exchange) -> None:
-    exchange.code = code
-    status, headers, body = problems.render(Problem(code), exchange.request_id)
+async def _refuse(send: Send, problem: Problem, exchange: log.Exchange) -> None:
+    exchange.code = problem.code
+    status, headers, body = problems.render(problem, exchange.request_id)
     await _respond(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)
 
 

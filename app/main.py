@@ -62,7 +62,7 @@ def create_app(config: Settings) -> Edge:
     app.state["sealer"] = Sealer(config, supabase)
     app.state["readiness"] = Readiness(probe)
     app.state["openapi"] = msgspec.json.encode(openapi.document(app))
-    return Edge(app, config.cors_origins)
+    return Edge(app, config.cors_origins, supabase.is_crowded)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from app import log
+from app.patience import Places
 from app.pool import Answer, Lost, Pool, TooLarge, Unreadable, secret_key_headers
 from app.problems import CATALOGUE, Problem
 from app.settings import Settings
@@ -113,6 +114,11 @@ class Breaker:
             self._open_until_s = now_s + self._pause_s
 
 
+def crowded() -> Problem:
+    """The answer to whoever would have to wait too long."""
+    return Problem("upstream_unavailable", "Too many requests are under way.", retry_after_s=1)
+
+
 class Supabase:
     """One connection pool to one project."""
 
@@ -124,7 +130,7 @@ class Supabase:
         self._vault = Vault(settings.message_keys) if settings.message_keys else None
         self._timeout_s = settings.upstream_timeout_s
         self._concurrency_max = settings.upstream_concurrency_max
-        self._under_way = 0
+        self._places = Places(settings.upstream_concurrency_max, time.monotonic())
         self.breaker = Breaker()
         self._pool: Pool | None = None
 
@@ -132,6 +138,10 @@ class Supabase:
         """Make the pool; connections are made when needed, so Supabase may be away."""
         # No compression is asked for, so that the size limit counts what is read.
         self._pool = Pool(self._origin, {"accept": "application/json"}, ANSWER_BYTES_MAX)
+
+    def is_crowded(self) -> bool:
+        """Whether the next call would be turned away, which whoever is about to work for it may ask first."""
+        return not self._places.free(time.monotonic())
 
     async def close(self) -> None:
         """Close the pool; the server has drained the calls before."""
@@ -223,11 +233,11 @@ class Supabase:
         """One bounded call, and one more where that is safe; the breaker and the log learn how it ended."""
         pool = self._open_pool()
         began_s = time.monotonic()
-        if self._under_way >= self._concurrency_max:
-            raise Problem("upstream_unavailable", "Too many requests are under way.", retry_after_s=1)
+        if not self._places.free(began_s):
+            raise crowded()
         if not self.breaker.admits(began_s):
             raise Problem("upstream_unavailable", retry_after_s=_RETRY_AFTER_S)
-        self._under_way += 1
+        self._places.take()
         works: bool | None = None
         try:
             try:
@@ -253,7 +263,7 @@ class Supabase:
             raise Problem("upstream_invalid") from None
         finally:
             ended_s = time.monotonic()
-            self._under_way -= 1
+            self._places.give_back(ended_s - began_s, ended_s)
             self.breaker.settle(works, ended_s)
             log.current().upstream_s += ended_s - began_s
 

@@ -42,7 +42,7 @@ IDLE_S = 3.0
 # Nothing of ours takes longer: the service gives up after 10 s.
 UNANSWERED_S = 15.0
 SWEEP_S = 0.25
-WORDS = tuple("about again bring could early front given happy later might never often place right still table".split())
+WORDS = ("about", "again", "bring", "could", "early", "front", "given", "happy", "later", "might", "never", "often")
 
 
 class Outcome(NamedTuple):
@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
         self.transport: Any = transport
         self.ready = True
         if self.asked is not None:
-            self.transport.write(self.asked.raw)
+            self.ask(self.asked)
 
     def ask(self, asked: Asked) -> None:
         self.asked = asked
@@ -141,6 +141,7 @@ class Crowd:
         self.acknowledged: dict[str, str] = {}
         self.connections: set[Connection] = set()
         self.connections_most = 0
+        self.connecting: set[asyncio.Future[None]] = set()
         self.behind_ms = 0.0
         self.free: list[Connection] = []
         self.waiting: deque[Asked] = deque()
@@ -164,7 +165,9 @@ class Crowd:
             connection = Connection(self, asked)
             self.connections.add(connection)
             self.connections_most = max(self.connections_most, len(self.connections))
-            asyncio.ensure_future(self._connect(connection))
+            task = asyncio.ensure_future(self._connect(connection))
+            self.connecting.add(task)
+            task.add_done_callback(self.connecting.discard)
         else:
             self.waiting.append(asked)
 
@@ -262,7 +265,8 @@ class Crowd:
         if kind == "sync":
             body = b"{}" if person.cursor is None else b'{"cursor": "%b"}' % person.cursor
             return self.request(kind, person, due, "POST", "sync", body)
-        return self.request("history", person, due, "GET", f"conversations/{dice.choice(person.rooms)}/messages?limit=30")
+        path = f"conversations/{dice.choice(person.rooms)}/messages?limit=30"
+        return self.request("history", person, due, "GET", path)
 
     async def offer(self, rate_per_s: float, seconds: float) -> Phase:
         """Let requests fall due at this rate for so long, and wait until each has an answer, or none is to come."""

@@ -26,8 +26,8 @@ PATH = "/api/messages/0198c0de-0000-7000-8000-0000000e55a6/read"
 
 
 @contextmanager
-def upstream(port: int, delay_s: float = 0.0) -> Iterator[threading.Semaphore]:
-    """A data API that refuses `anon` and lets everybody else read, after a while; yields who has asked."""
+def upstream(port: int, delay_s: float = 0.0, holds: threading.Event | None = None) -> Iterator[threading.Semaphore]:
+    """A data API that refuses `anon` and lets everybody else read, later or on `holds`; yields who has asked."""
     asked = threading.Semaphore(0)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,6 +37,8 @@ def upstream(port: int, delay_s: float = 0.0) -> Iterator[threading.Semaphore]:
             if not anonymous:
                 asked.release()
                 time.sleep(delay_s)
+                if holds is not None:
+                    holds.wait(10)
             body = json.dumps({"code": "42501", "message": "denied"} if anonymous else READ).encode()
             self.send_response(401 if anonymous else 200)
             self.send_header("content-length", str(len(body)))
