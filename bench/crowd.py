@@ -14,7 +14,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from bench.realtime import sign_up
-from bench.report import cpu_s
+from bench.report import cpu_s, memory_bytes, summary
 from stack import dataapi
 from stack.console import step
 from stack.processes import Process, free_port
@@ -36,12 +36,17 @@ PARTNERS = (1, 7)
 GROUP = 20
 GROUP_SHARE = 0.05
 CONNECTIONS_MAX = 1500
-SETTING_UP_AT_ONCE = 12
+SETTING_UP_AT_ONCE = 8
+TRIES = 30
+# Somebody who waits longer has gone elsewhere.
+DEADLINE_MS = 2000.0
 # The service hangs up after 5 s without a request.
 IDLE_S = 3.0
 # Nothing of ours takes longer: the service gives up after 10 s.
 UNANSWERED_S = 15.0
 SWEEP_S = 0.25
+BEHIND_S = 0.005
+HEALTH_EVERY_S = 0.2
 WORDS = ("about", "again", "bring", "could", "early", "front", "given", "happy", "later", "might", "never", "often")
 
 
@@ -215,7 +220,7 @@ class Crowd:
     def answered(self, asked: Asked, status: int, answer: bytes, body: int) -> None:
         """Take from an answer what later requests need."""
         served = 200 <= status < 300
-        if served and asked.answer is not None:
+        if served and asked.answer is not None and not asked.answer.done():
             asked.answer.set_result(answer[body:])
         self.note(asked, status, status in (429, 503) and b"\r\nretry-after: " in answer[:body])
         if not served or asked.person is None:
@@ -268,34 +273,52 @@ class Crowd:
         path = f"conversations/{dice.choice(person.rooms)}/messages?limit=30"
         return self.request("history", person, due, "GET", path)
 
-    async def offer(self, rate_per_s: float, seconds: float) -> Phase:
-        """Let requests fall due at this rate for so long, and wait until each has an answer, or none is to come."""
+    async def offer(self, *stretches: tuple[float, float]) -> list[Phase]:
+        """Let requests fall due at these rates for so many seconds each, without a pause in between.
+
+        Ends when each has an answer, or none is to come.
+        """
         first = len(self.outcomes)
-        phase = Phase(rate_per_s, seconds, time.perf_counter())
-        due = phase.began
-        used_s = time.process_time()
-        while True:
-            due += self.dice.expovariate(rate_per_s)
-            if due >= phase.began + seconds:
-                break
-            wait_s = due - time.perf_counter()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            else:
-                # Behind the schedule, the answers that are there still come first.
-                phase.behind_ms = max(phase.behind_ms, -wait_s * 1000)
-                if len(self.outcomes) % 8 == 0:
+        phases: list[Phase] = []
+        began = due = time.perf_counter()
+        for rate_per_s, seconds in stretches:
+            phase = Phase(rate_per_s, seconds, began)
+            phases.append(phase)
+            used_s = time.process_time()
+            while (due := due + self.dice.expovariate(rate_per_s)) < began + seconds:
+                wait_s = due - time.perf_counter()
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                elif wait_s < -BEHIND_S:
+                    # What has been answered comes first, or a generator that is late would make the answers late too.
+                    phase.behind_ms = max(phase.behind_ms, -wait_s * 1000)
                     await asyncio.sleep(0)
-            self.start(self.anything(due))
-        phase.generator_share = (time.process_time() - used_s) / (time.perf_counter() - phase.began)
+                self.start(self.anything(due))
+            began = due = began + seconds
+            phase.generator_share = (time.process_time() - used_s) / seconds
         await self.settle()
-        phase.outcomes = self.outcomes[first:]
-        return phase
+        for each in self.outcomes[first:]:
+            place = next((p for p in phases if p.began <= each.due < p.began + p.seconds), None)
+            if place is not None:
+                (place.health if each.kind == "health" else place.outcomes).append(each)
+        return phases
+
+    async def ask_for_health(self) -> None:
+        """What balancers and browsers ask beside all that, until cancelled."""
+        host = f"host: 127.0.0.1:{self.port}\r\n".encode()
+        live = b"GET /health/live HTTP/1.1\r\n%b\r\n" % host
+        asks = b"origin: http://localhost:3000\r\naccess-control-request-method: POST\r\n"
+        preflight = b"OPTIONS /api/messages/send HTTP/1.1\r\n%b%b\r\n" % (host, asks)
+        while True:
+            for raw in (live, preflight):
+                self.start(Asked("health", time.perf_counter(), raw))
+            self.sweep()
+            await asyncio.sleep(HEALTH_EVERY_S)
 
     async def settle(self) -> None:
         while self.under_way:
             self.sweep()
-            await asyncio.sleep(SWEEP_S / 10)
+            await asyncio.sleep(SWEEP_S)
 
     async def closed_loop(self, people_at_once: int, seconds: float) -> float:
         """So many who each wait for their answer: successes a second, to begin a search with."""
@@ -315,25 +338,34 @@ class Crowd:
         self.start(asked)
         return await asked.answer
 
+    async def insist(self, make: Callable[[], Asked]) -> Any:
+        """The answer to one request, which is made again when it is turned away."""
+        for _ in range(TRIES):
+            if body := await self.ask(make()):
+                return json.loads(body)
+            await asyncio.sleep(1.0)  # what Retry-After says
+        raise SystemExit("bench: the stack does not answer")
+
     async def set_up(self) -> None:
         """Make the conversations: two with others and, for some, a group."""
         gate = asyncio.Semaphore(SETTING_UP_AT_ONCE)
 
         async def meet(person: Person, other: Person) -> None:
             async with gate:
-                body = await self.ask(self.send(person, time.perf_counter(), other.id, "toUserId"))
-                room = json.loads(body)["conversation"]["id"]
+                made = await self.insist(lambda: self.send(person, time.perf_counter(), other.id, "toUserId"))
+            room = made["conversation"]["id"]
             for each in (person, other):
                 each.rooms.append(room)
             self.members[room] = [person, other]
 
         async def gather_group(members: list[Person]) -> None:
             async with gate:
-                told = {"title": "Crew", "memberIds": [each.id for each in members[1:]]}
-                asked = self.request(
-                    "group", members[0], time.perf_counter(), "POST", "conversations/group", json.dumps(told).encode()
+                told = json.dumps({"title": "Crew", "memberIds": [each.id for each in members[1:]]}).encode()
+                path = "conversations/group"
+                made = await self.insist(
+                    lambda: self.request("group", members[0], time.perf_counter(), "POST", path, told)
                 )
-                room = json.loads(await self.ask(asked))["conversation"]["id"]
+            room = made["conversation"]["id"]
             for each in members:
                 each.groups.append(room)
             self.members[room] = members
@@ -361,27 +393,75 @@ class Phase:
     seconds: float
     began: float
     outcomes: list[Outcome] = field(default_factory=list)
+    health: list[Outcome] = field(default_factory=list)
     behind_ms: float = 0.0
     generator_share: float = 0.0
 
-    def goodput(self, within_ms: float) -> float:
-        """Served within so long, a second."""
-        return sum(each.served and each.latency_ms <= within_ms for each in self.outcomes) / self.seconds
+    def goodput(self) -> float:
+        """Served within the deadline, a second."""
+        return sum(each.served and each.latency_ms <= DEADLINE_MS for each in self.outcomes) / self.seconds
 
-    def served_ms(self) -> list[float]:
-        return [each.latency_ms for each in self.outcomes if each.served]
+    def served_ms(self) -> dict[str, float]:
+        return _summary([each.latency_ms for each in self.outcomes if each.served])
 
-    def refused_ms(self) -> list[float]:
-        return [each.latency_ms for each in self.outcomes if each.refused]
+    def refused_ms(self) -> dict[str, float]:
+        return _summary([each.latency_ms for each in self.outcomes if each.refused])
+
+    def share(self, kind: str | None = None) -> float:
+        """How much of what was asked was served."""
+        of = [each.served for each in self.outcomes if kind in (None, each.kind)]
+        return sum(of) / max(1, len(of))
 
     def amiss(self) -> dict[str, int]:
         """What was neither served nor refused as it should be, by status; and what was never answered."""
         counts: dict[str, int] = {}
-        for each in self.outcomes:
-            if not each.served and not each.refused:
-                name = {0: "lost", -1: "unanswered"}.get(each.status, str(each.status))
+        for each in [*self.outcomes, *self.health]:
+            if not each.served and (not each.refused or each.kind == "health"):
+                name = {0: "lost connection", -1: "unanswered"}.get(each.status, str(each.status))
                 counts[name] = counts.get(name, 0) + 1
         return counts
+
+    def windows(self, of_s: float) -> list[tuple[float, bool]]:
+        """p99 of what was served, and whether anything was not, in stretches of `of_s`."""
+        found = []
+        for number in range(int(self.seconds / of_s)):
+            begins = self.began + number * of_s
+            there = [each for each in self.outcomes if begins <= each.due < begins + of_s]
+            p99 = _summary([each.latency_ms for each in there if each.served])["p99"]
+            found.append((p99, any(not each.served for each in there)))
+        return found
+
+
+def _summary(samples_ms: list[float]) -> dict[str, float]:
+    return summary(samples_ms) if len(samples_ms) > 1 else {"p50": 0.0, "p99": 0.0, "max": 0.0}
+
+
+class Watch:
+    """What a process holds, looked at now and then while the block runs: memory and open file descriptors."""
+
+    def __init__(self, pid: int, every_s: float) -> None:
+        self.pid, self.every_s = pid, every_s
+        self.samples: list[tuple[float, int, int]] = []
+
+    async def __aenter__(self) -> Watch:
+        self._task = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            self.samples.append((time.perf_counter(), memory_bytes(self.pid), descriptors(self.pid)))
+            await asyncio.sleep(self.every_s)
+
+
+def descriptors(pid: int) -> int:
+    """Open file descriptors of a process; 0 where /proc does not say."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return 0
 
 
 class World:
