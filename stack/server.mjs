@@ -5,7 +5,7 @@
 //   B  json, jsonb and bytea parameters        F  tokens are verified as PostgREST does
 //   C  ISO 8601 times, numeric as a number     G  signed Storage URLs as storage-api answers them
 //   D  SQLSTATE decides the HTTP status        H  the claims of hosted Auth, ES256 on request
-//   I  size limit and stored type of objects
+//   I  size limit and stored type of objects   J  a queue as long as people wait
 //
 // It touches internals of lite, so package.json pins every version exactly.
 //
@@ -28,6 +28,8 @@ const port = Number(env.LITE_PORT ?? 54321);
 const issuer = `http://127.0.0.1:${port}/auth/v1`;
 const apiRoles = ["anon", "authenticated", "service_role"];
 
+const pool = Number(env.LITE_POOL ?? 20);
+
 // The connection is ours: hosted limits (8 s) and search path, and nobody prints notices.
 const local = (await createApi()).project.local;
 const readConfig = local.readConfig.bind(local);
@@ -36,7 +38,7 @@ local.readConfig = async (file) => ({
   connection: createPostgresConnection({
     url: env.LITE_DB_URL,
     postgresOptions: {
-      max: Number(env.LITE_POOL ?? 20),
+      max: pool,
       onnotice() {},
       connection: {
         application_name: "data-api",
@@ -247,6 +249,34 @@ async function hostedSession(answer) {
   return Response.json({ ...session, access_token: await signHosted(hosted) });
 }
 
+// J: the queue for a connection is ours, so that nothing is done for whoever has gone, and nobody waits for more than
+// the 10 s of PostgREST.
+let underWay = 0;
+const waiting = [];
+
+async function inTurn(context, serve) {
+  if (underWay < pool) underWay++;
+  else {
+    const since = Date.now();
+    await new Promise((go) => waiting.push(go)); // whoever ends hands on the place
+    if (context.incoming.socket.destroyed || Date.now() - since > 10_000) {
+      leave();
+      return refusal(504, "PGRST003", "Timed out acquiring connection from connection pool.");
+    }
+  }
+  try {
+    return await serve();
+  } finally {
+    leave();
+  }
+}
+
+function leave() {
+  const next = waiting.shift();
+  if (next) next();
+  else underWay--;
+}
+
 async function handle(request, context) {
   const url = new URL(request.url);
   const path = url.pathname;
@@ -282,7 +312,8 @@ async function handle(request, context) {
     }
   }
 
-  const answer = await app.fetch(new Request(request.url, { method: request.method, headers, body }), peer);
+  const serve = () => app.fetch(new Request(request.url, { method: request.method, headers, body }), peer);
+  const answer = await (path.startsWith("/rest/") ? inTurn(context, serve) : serve());
   if (request.method === "GET" && path.startsWith("/storage/")) return asStored(path, answer);
   const isSession = request.method === "POST" && answer.status === 200 && /^\/auth\/v1\/(token|signup|verify)$/.test(path);
   return isSession ? hostedSession(answer) : answer;
