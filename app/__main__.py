@@ -24,13 +24,14 @@ def serve() -> None:
     """Run the server with what the service relies on; a settings error is one sentence."""
     import uvicorn
 
-    from app.server import Connection
+    from app.server import Connection, connections_count_max
 
     try:
         config = settings.load()
     except settings.SettingsError as error:
         raise SystemExit(f"settings: {error}") from None
     log.configure()
+    Connection.count_max = connections_count_max(config.upstream_concurrency_max)
     uvicorn.run(
         main.create_app(config),
         host=config.host,

@@ -45,7 +45,9 @@ _PATH_BYTES_MAX = 8 * 1024
 class Edge:
     """The outermost ASGI application."""
 
-    def __init__(self, app: Litestar, cors_origins: Sequence[str], is_crowded: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: Litestar, cors_origins: Sequence[str], is_crowded: Callable[[], bool] = lambda: False
+    ) -> None:
         self.app = app
         self._is_crowded = is_crowded
         self._origins = frozenset(origin.encode() for origin in cors_origins)
@@ -79,7 +81,7 @@ class Edge:
             if scope["method"] == "OPTIONS" and b"access-control-request-method" in exchange.headers:
                 await _respond(finish, 204, self._preflight(exchange), b"")
             elif len(scope["raw_path"]) > _PATH_BYTES_MAX:
-                await _refuse(finish, Problem("not_found"), exchange)
+                await _refuse(finish, "not_found", exchange)
             elif scope["method"] != "OPTIONS" and scope["path"].startswith("/api/") and self._is_crowded():
                 # Before token, route and body: turning away four fifths of a storm must not cost those let in.
                 await _refuse(finish, crowded(), exchange)
@@ -88,7 +90,7 @@ class Edge:
         except Exception as error:
             log.unexpected(error)
             if status == 0:
-                await _refuse(finish, Problem("internal_error"), exchange)
+                await _refuse(finish, "internal_error", exchange)
         finally:
             exchange.route = scope.get("path_template") or exchange.route
             log.request_line(exchange, status, time.perf_counter() - exchange.started_s)
@@ -131,7 +133,8 @@ async def _respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _refuse(send: Send, problem: Problem, exchange: log.Exchange) -> None:
+async def _refuse(send: Send, refusal: str | Problem, exchange: log.Exchange) -> None:
+    problem = Problem(refusal) if isinstance(refusal, str) else refusal
     exchange.code = problem.code
     status, headers, body = problems.render(problem, exchange.request_id)
     await _respond(send, status, [(k.encode(), v.encode()) for k, v in headers.items()], body)

@@ -6,6 +6,8 @@ in `app/wire.py`, where a request is known.
 """
 
 import asyncio
+import resource
+from contextlib import suppress
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -23,6 +25,18 @@ TICK_S = 5.0
 TAKEN_BYTES_MIN = 2 * 1024
 # A browser does not pipeline, other clients send a few; each waiting one costs about 3 KiB.
 PIPELINED_COUNT_MAX = 16
+# A connection at rest costs about 8 KiB here, and the kernel's buffers.
+CONNECTIONS_COUNT_MAX = 10_000
+# One too many is told so and has this long to take it, if no more than so many are being told.
+TURNED_AWAY_S, TURNED_AWAY_COUNT_MAX = 1.0, 100
+# Log, listeners, event loop, name lookups, a Redis.
+_FILES_OF_OUR_OWN = 60
+
+
+def _not_http(too_large: bool) -> Problem:
+    if too_large:
+        return Problem("payload_too_large", f"The head of a request has at most {HEAD_BYTES_MAX // 1024} KiB.")
+    return Problem("validation_failed", "This is not valid HTTP/1.1.", pointer="")
 
 
 class _Refused(Exception):
@@ -31,6 +45,9 @@ class _Refused(Exception):
 
 class Connection(HttpToolsProtocol):
     """One connection, with a bound on the size of a head, the wait for it, the queue behind it and unread answers."""
+
+    # How many there may be at a time; `connections_count_max` knows.
+    count_max = CONNECTIONS_COUNT_MAX
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -41,6 +58,21 @@ class Connection(HttpToolsProtocol):
         self._waits_since_s = self.loop.time()
         self._unread_bytes = 0
         self._tick = self.loop.call_later(TICK_S, self._look)
+        self._is_turned_away = len(self.connections) > self.count_max
+        if self._is_turned_away:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        self._tick.cancel()
+        if len(self.connections) > self.count_max + TURNED_AWAY_COUNT_MAX:
+            self.transport.abort()
+            return
+        self.transport.write(
+            _refusal(Problem("upstream_unavailable", "There are too many connections.", retry_after_s=1))
+        )
+        # To close at once would reset the connection under a request that is on its way, and take back the answer.
+        self.transport.write_eof()
+        self._tick = self.loop.call_later(TURNED_AWAY_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -49,6 +81,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a head that is still not complete counts by what was received of it."""
+        if self._is_turned_away:
+            return
         self._begins = False
         # What a head begins in may hold the end of a body before it, and the end of a body may come alone.
         was_in_head = self._in_head
@@ -116,23 +150,34 @@ class Connection(HttpToolsProtocol):
             return
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            self.transport.write(_refusal(self._too_large))
+            self.transport.write(_refusal(_not_http(self._too_large)))
         elif not (self._in_head or self.pipeline or cycle.response_started):
             # Its own body is broken: this is the answer, and whoever waits for the rest is told that there is none.
             cycle.disconnected = True
             cycle.message_event.set()
-            self.transport.write(_refusal(self._too_large))
+            self.transport.write(_refusal(_not_http(self._too_large)))
         # Otherwise it would be taken for the answer to a request before.
         self.transport.close()
 
 
-def _refusal(too_large: bool) -> bytes:
+def connections_count_max(upstream_count_max: int) -> int:
+    """How many clients may be connected, so that calls to Supabase always find a file descriptor.
+
+    Raises the soft limit on descriptors as far as it is needed and allowed.
+    """
+    ours = upstream_count_max + TURNED_AWAY_COUNT_MAX + _FILES_OF_OUR_OWN
+    wanted = CONNECTIONS_COUNT_MAX + ours
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < wanted:
+        soft = wanted if hard < 0 else min(hard, wanted)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return CONNECTIONS_COUNT_MAX if soft < 0 else max(1, min(CONNECTIONS_COUNT_MAX, soft - ours))
+
+
+def _refusal(problem: Problem) -> bytes:
     exchange = log.Exchange("", ())
-    problem = (
-        Problem("payload_too_large", f"The head of a request has at most {HEAD_BYTES_MAX // 1024} KiB.")
-        if too_large
-        else Problem("validation_failed", "This is not valid HTTP/1.1.", pointer="")
-    )
     status, headers, body = problems.render(problem, exchange.request_id)
     lines = [
         STATUS_LINE[status].removesuffix(b"\r\n"),

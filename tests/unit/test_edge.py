@@ -377,7 +377,7 @@ async def test_crash_outside_of_the_framework(log_lines: Any) -> None:
         async def __call__(self, *_: Any) -> None:
             raise ZeroDivisionError
 
-    sent = await asgi(Edge(Broken(), [], lambda: False), [], {})  # type: ignore[arg-type]
+    sent = await asgi(Edge(Broken(), []), [], {})  # type: ignore[arg-type]
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (500, "internal_error")
     assert log_lines()[1]["code"] == "internal_error"
 
@@ -388,7 +388,7 @@ async def test_crash_after_the_answer_began(log_lines: Any) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise ZeroDivisionError
 
-    sent = await asgi(Edge(Broken(), [], lambda: False), [], {})  # type: ignore[arg-type]
+    sent = await asgi(Edge(Broken(), []), [], {})  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert [line["event"] for line in log_lines()] == ["unexpected", "request"]
 
