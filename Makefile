@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime
+.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime bench-load soak
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,12 @@ drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings, t
 
 bench-realtime: setup ## Measure from commit to subscriber, and from a send to the other screen
 	@$(PY) -m bench.realtime
+
+bench-load: setup ## Measure the peak of the whole stack, five times that load, and recovery (SECONDS=30 of storm)
+	@$(PY) -m bench.load --seconds $(or $(SECONDS),30)
+
+soak: setup ## Half of the peak with bursts for MINUTES=10: memory, open files and answers must stay as they are
+	@$(PY) -m bench.soak --minutes $(or $(MINUTES),10)
 
 check: lint drift advisors test ## Everything a change must pass (COV=1 as in CI)
 

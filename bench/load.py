@@ -172,7 +172,8 @@ def written(found: dict[str, Any], rows: list[list[object]], storm_s: float) -> 
     back = f"within {recovered:.0f} s of its end" if recovered >= 0 else "not again while it was measured"
     return f"""
 {found["people"]} people with direct conversations and groups: {mix}. Requests fall due by a Poisson schedule that
-waits for nobody, and latency counts from there. In time is within {DEADLINE_MS / 1000:.0f} s; the storm lasts {storm_s:.0f} s.
+waits for nobody, and latency counts from there. In time is within {DEADLINE_MS / 1000:.0f} s; the storm lasts
+{storm_s:.0f} s.
 
 {table(HEADS, rows)}
 
