@@ -10,6 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,16 @@ from stack import dataapi, demo
 from stack.processes import free_port
 from tests.stack.conftest import Project
 from tests.stack.probe import PROBE_SQL
+
+# Connections of the data API to its database, if nobody says otherwise.
+POOL = 20
+
+
+def until(true: Callable[[], bool], within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -377,3 +388,28 @@ class TestIObjects:
         link = client.post(f"/object/sign/{name}/page.html", json={"expiresIn": 60}).json()["signedURL"]
         for path in (f"/object/{name}/page.html", link):
             assert client.get(path).headers["content-type"].split(";")[0] == "image/png"
+
+
+class TestJQueue:
+    """When all connections are busy, requests wait in order; what nobody waits for any more is not done."""
+
+    def test_whoever_has_left_is_not_served(self, probe, new_person, supabase_stack, db):
+        ada, ben = new_person(), new_person()
+        headers = {"apikey": supabase_stack.publishable_key, "Authorization": f"Bearer {ada.token}"}
+        key = str(uuid.uuid4())
+        send = {"p_to_user_id": ben.id, "p_body": "Hello", "p_client_message_id": key}
+        with (
+            httpx.Client(base_url=supabase_stack.url, headers=headers, timeout=30) as client,
+            ThreadPoolExecutor(POOL) as others,
+        ):
+            with db.transaction():
+                db.execute("lock table public.probe_secrets in access exclusive mode")
+                busy = [others.submit(client.get, "/rest/v1/probe_secrets?select=id") for _ in range(POOL)]
+                wait = "select count(*) from pg_locks where not granted and relation = 'public.probe_secrets'::regclass"
+                until(lambda: db.execute(wait).fetchone()[0] == POOL)
+                with pytest.raises(httpx.ReadTimeout):
+                    client.post("/rest/v1/rpc/send_message", json=send, timeout=0.3)
+                assert not any(each.done() for each in busy)
+            assert {each.result().status_code for each in busy} == {200}
+            assert client.get("/rest/v1/probe_secrets?select=id").status_code == 200
+        assert db.execute("select from public.messages where client_message_id = %s", (key,)).fetchone() is None
