@@ -411,5 +411,7 @@ class TestJQueue:
                     client.post("/rest/v1/rpc/send_message", json=send, timeout=0.3)
                 assert not any(each.done() for each in busy)
             assert {each.result().status_code for each in busy} == {200}
-            assert client.get("/rest/v1/probe_secrets?select=id").status_code == 200
+            # Sends of one person go one after the other.
+            later = client.post("/rest/v1/rpc/send_message", json={**send, "p_client_message_id": str(uuid.uuid4())})
+            assert later.json()["message"]["seq"] == 1, later.text
         assert db.execute("select from public.messages where client_message_id = %s", (key,)).fetchone() is None
