@@ -92,7 +92,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     # At 5 ms a call this carries 20,000 requests a second; more waiting means that Supabase is not keeping up.
     upstream_concurrency_max: Annotated[
-        int, Meta(ge=1, le=10_000, description="Requests to Supabase under way at once; the next one is answered 503.")
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Requests to Supabase under way at once; the next one is answered 503. While they take more "
+            "than a second on average, fewer are let in.",
+        ),
     ] = 100
     redis_url: Annotated[
         str | None,
