@@ -5,7 +5,7 @@
 import json
 import sys
 
-from app import keys, log, main, problems, settings
+from app import keys, log, main, problems, settings, wire
 
 _USAGE = "usage: python -m app serve|openapi|errors|settings|keys"
 
@@ -21,10 +21,11 @@ def document(name: str) -> str:
 
 
 def serve() -> None:
-    """Run the server with what the service relies on; a settings error is one sentence."""
+    """Run the server with what the service relies on; what stands in its way is one sentence."""
     import uvicorn
 
-    from app.server import Connection, connections_count_max
+    from app import server
+    from app.connection import Connection, connections_count_max
 
     try:
         config = settings.load()
@@ -32,21 +33,29 @@ def serve() -> None:
         raise SystemExit(f"settings: {error}") from None
     log.configure()
     Connection.count_max = connections_count_max(config.upstream_concurrency_max)
-    uvicorn.run(
-        main.create_app(config),
-        host=config.host,
-        port=config.port,
-        loop="uvloop",
-        http=Connection,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        # Ours is the only reading of X-Forwarded-For, by TRUSTED_PROXIES.
-        proxy_headers=False,
-        # After SIGTERM, requests under way may use their whole deadline.
-        timeout_graceful_shutdown=int(config.upstream_timeout_s) + 5,
-    )
+    edge = main.create_app(config)
+    try:
+        listeners = server.bound(config.host, config.port)
+    except OSError as error:
+        raise SystemExit(f"cannot listen on {config.host} port {config.port}: {error.strerror}") from None
+    server.Server(
+        uvicorn.Config(
+            edge,
+            loop="uvloop",
+            http=Connection,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # Ours is the only reading of X-Forwarded-For, by TRUSTED_PROXIES.
+            proxy_headers=False,
+        ),
+        listeners,
+        delay_s=config.drain_delay_s,
+        # A request under way may use all its deadlines: for its body, and for Supabase.
+        patience_s=wire.BODY_TIMEOUT_S + config.upstream_timeout_s + 2,
+        on_end=edge.app.state["readiness"].leave,
+    ).run(listeners)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 and log line as a message. `Admission` runs once the route is known: token, then pace, before any I/O and any body.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -87,6 +88,10 @@ class Edge:
                 await _refuse(finish, crowded(), exchange)
             else:
                 await self.app(scope, receive, finish)
+        except asyncio.CancelledError:
+            # The process ends, and this took longer than any deadline of ours.
+            if status == 0:
+                await _refuse(finish, "upstream_timeout", exchange)
         except Exception as error:
             log.unexpected(error)
             if status == 0:

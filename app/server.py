@@ -1,189 +1,114 @@
-"""The server's side of a connection: uvicorn's protocol over httptools, with limits it does not have.
+"""The server: uvicorn, with an end that drops no request.
 
-uvicorn waits for ever for a head that never ends, keeps all of it, and queues pipelined requests without a bound: some
-hundred connections that drip would take every file descriptor, and one could take the memory. Bodies have their limits
-in `app/wire.py`, where a request is known.
+When it is told to stop, uvicorn resets the connections that nobody has accepted yet and hangs up on those that are
+about to send; here what has reached us is answered first (docs/operations.md).
 """
 
 import asyncio
-import resource
-from contextlib import suppress
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import uvicorn
 
-from app import log, problems
-from app.edge import everywhere
-from app.problems import Problem
+from app import log
+from app.connection import Connection, State
 
-# Request line and headers: a token has at most 8 KiB, gateways in front of us take 8 to 32 KiB in all.
-HEAD_BYTES_MAX = 64 * 1024
-# From the connection, or the answer before, to the end of the next head (and of a body nobody wanted). Between requests
-# the server's keep-alive of 5 s ends it sooner; a phone on a bad line needs two round trips.
-WAIT_S = 15.0
-# How often a connection is looked at, and what a client must take of an answer meanwhile: less than any modem did.
-TICK_S = 5.0
-TAKEN_BYTES_MIN = 2 * 1024
-# A browser does not pipeline, other clients send a few; each waiting one costs about 3 KiB.
-PIPELINED_COUNT_MAX = 16
-# A connection at rest costs about 8 KiB here, and the kernel's buffers.
-CONNECTIONS_COUNT_MAX = 10_000
-# One too many is told so and has this long to take it, if no more than so many are being told.
-TURNED_AWAY_S, TURNED_AWAY_COUNT_MAX = 1.0, 100
-# Log, listeners, event loop, name lookups, a Redis.
-_FILES_OF_OUR_OWN = 60
+# At the end, how long a silent connection may still begin a request: whoever is just sending one has sent it by then.
+SILENT_S = 1.0
+# How often the end looks at what is left, and what a request that was cut short may take to say so.
+_END_TICK_S, _END_ANSWERS_S = 0.05, 1.0
 
 
-def _not_http(too_large: bool) -> Problem:
-    if too_large:
-        return Problem("payload_too_large", f"The head of a request has at most {HEAD_BYTES_MAX // 1024} KiB.")
-    return Problem("validation_failed", "This is not valid HTTP/1.1.", pointer="")
+def bound(host: str, port: int) -> list[socket.socket]:
+    """Sockets for all addresses of `host`, on which nobody listens before the server is ready. Errors: OSError."""
+    sockets = []
+    for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        sockets.append(made)
+    return sockets
 
 
-class _Refused(Exception):
-    """Ends the parsing of a request; the parser reports it to `data_received`."""
+class Server(uvicorn.Server):
+    """uvicorn's server, with an end in this order:
 
-
-class Connection(HttpToolsProtocol):
-    """One connection, with a bound on the size of a head, the wait for it, the queue behind it and unread answers."""
-
-    # How many there may be at a time; `connections_count_max` knows.
-    count_max = CONNECTIONS_COUNT_MAX
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head."""
-        super().connection_made(transport)
-        self._too_large = self._begins = False
-        self._head_bytes = self._partial_bytes = 0
-        self._in_head = True
-        self._waits_since_s = self.loop.time()
-        self._unread_bytes = 0
-        self._tick = self.loop.call_later(TICK_S, self._look)
-        self._is_turned_away = len(self.connections) > self.count_max
-        if self._is_turned_away:
-            self._turn_away()
-
-    def _turn_away(self) -> None:
-        self._tick.cancel()
-        if len(self.connections) > self.count_max + TURNED_AWAY_COUNT_MAX:
-            self.transport.abort()
-            return
-        self.transport.write(
-            _refusal(Problem("upstream_unavailable", "There are too many connections.", retry_after_s=1))
-        )
-        # To close at once would reset the connection under a request that is on its way, and take back the answer.
-        self.transport.write_eof()
-        self._tick = self.loop.call_later(TURNED_AWAY_S, self.transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
-        self._tick.cancel()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what came; a head that is still not complete counts by what was received of it."""
-        if self._is_turned_away:
-            return
-        self._begins = False
-        # What a head begins in may hold the end of a body before it, and the end of a body may come alone.
-        was_in_head = self._in_head
-        super().data_received(data)
-        if was_in_head and self._in_head and not self._begins and not self.transport.is_closing():
-            self._partial_bytes += len(data)
-            if self._partial_bytes > HEAD_BYTES_MAX:
-                self._too_large = True
-                self.send_400_response("")
-
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        super().on_message_begin()
-        self._begins = True
-        self._head_bytes = self._partial_bytes = 0
-
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the request line."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
-        # Four more for the colon, the space and the line end.
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
-    def _count(self, received: int) -> None:
-        self._head_bytes += received
-        if self._head_bytes > HEAD_BYTES_MAX:
-            self._too_large = True
-            raise _Refused
-
-    def on_headers_complete(self) -> None:
-        """Serve the request, or queue it behind the one before."""
-        if len(self.pipeline) >= PIPELINED_COUNT_MAX:
-            raise _Refused
-        self._in_head = False
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The next head may begin."""
-        self._in_head, self._partial_bytes = True, 0
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Begin to wait for the rest of this request, or the next one."""
-        self._waits_since_s = self.loop.time()
-        super().on_response_complete()
-
-    def _look(self) -> None:
-        unread_before, self._unread_bytes = self._unread_bytes, self.transport.get_write_buffer_size()
-        stalls = 0 < unread_before < self._unread_bytes + TAKEN_BYTES_MIN and self._unread_bytes > 0
-        is_served = self.cycle is not None and not self.cycle.response_complete
-        waits = not is_served and not self._unread_bytes and self.loop.time() - self._waits_since_s > WAIT_S
-        if stalls or waits:
-            # Not `close`, which would wait until the client has read the rest.
-            self.transport.abort()
-        else:
-            self._tick = self.loop.call_later(TICK_S, self._look)
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Answer what is not HTTP, or too much of it, in the form of every problem, and hang up."""
-        if self.transport.is_closing():
-            return
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            self.transport.write(_refusal(_not_http(self._too_large)))
-        elif not (self._in_head or self.pipeline or cycle.response_started):
-            # Its own body is broken: this is the answer, and whoever waits for the rest is told that there is none.
-            cycle.disconnected = True
-            cycle.message_event.set()
-            self.transport.write(_refusal(_not_http(self._too_large)))
-        # Otherwise it would be taken for the answer to a request before.
-        self.transport.close()
-
-
-def connections_count_max(upstream_count_max: int) -> int:
-    """How many clients may be connected, so that calls to Supabase always find a file descriptor.
-
-    Raises the soft limit on descriptors as far as it is needed and allowed.
+    1. `on_end` is called, and every connection's next answer says that it is the last; everything is still served
+       for `delay_s`, so that a load balancer learns of it (SIGTERM only: who presses Ctrl-C waits for nobody).
+    2. No connection is accepted any more, but those that were made are.
+    3. Silent connections are closed a moment later, the others after their answer.
+    4. What is left after `patience_s`, or at another Ctrl-C, is cut short with an error.
     """
-    ours = upstream_count_max + TURNED_AWAY_COUNT_MAX + _FILES_OF_OUR_OWN
-    wanted = CONNECTIONS_COUNT_MAX + ours
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < wanted:
-        soft = wanted if hard < 0 else min(hard, wanted)
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return CONNECTIONS_COUNT_MAX if soft < 0 else max(1, min(CONNECTIONS_COUNT_MAX, soft - ours))
 
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listeners: Sequence[socket.socket],
+        *,
+        delay_s: float,
+        patience_s: float,
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self.server_state: State = State()
+        # The event loop closes its own; with these, what waits to be accepted survives that.
+        self._listeners = [listener.dup() for listener in listeners]
+        self._delay_s, self._patience_s, self._on_end = delay_s, patience_s, on_end
 
-def _refusal(problem: Problem) -> bytes:
-    exchange = log.Exchange("", ())
-    status, headers, body = problems.render(problem, exchange.request_id)
-    lines = [
-        STATUS_LINE[status].removesuffix(b"\r\n"),
-        *(b"%b: %b" % header for header in everywhere(exchange)),
-        *(f"{name}: {value}".encode() for name, value in headers.items()),
-        b"content-length: %d" % len(body),
-        b"connection: close",
-    ]
-    return b"\r\n".join([*lines, b"", body])
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Begin the end; another Ctrl-C hurries it. A second SIGTERM changes nothing, as some send it twice."""
+        # Not remembered, as uvicorn does: it would end the process by that signal after all was done.
+        if sig == signal.SIGINT:
+            self._delay_s, self.force_exit = 0.0, self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """Answer what has reached us, then end."""
+        tasks = self.server_state.tasks
+        self.server_state.ends = True
+        self._on_end()
+        for connection in self.server_state.connections:
+            connection.say_last()  # type: ignore[union-attr]
+        await self._wait(self._delay_s, lambda: False)
+        await self._stop_listening()
+        await self._wait(SILENT_S, self._is_idle)
+        await self._wait(self._patience_s, self._hang_up)
+        if tasks:
+            log.warning("requests_cut_short", count=len(tasks))
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait([*tasks], timeout=_END_ANSWERS_S)
+        await self.lifespan.shutdown()
+
+    async def _wait(self, at_most_s: float, is_over: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + at_most_s
+        while time.monotonic() < until_s and not self.force_exit and not is_over():  # noqa: ASYNC110
+            await asyncio.sleep(_END_TICK_S)
+
+    def _is_idle(self) -> bool:
+        return not (self.server_state.connections or self.server_state.tasks)
+
+    def _hang_up(self) -> bool:
+        for connection in [*self.server_state.connections]:
+            connection.shutdown()
+        return self._is_idle()
+
+    async def _stop_listening(self) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in self._listeners:
+            listener.setblocking(False)
+            while True:
+                try:
+                    accepted, _ = listener.accept()
+                except OSError:  # nobody waits any more
+                    break
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: Connection(self.config, self.server_state, self.lifespan.state), accepted
+                )
+            listener.close()

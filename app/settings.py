@@ -104,6 +104,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="Redis or Valkey in which all copies of the service share the edge limiter. Default: none."),
     ] = None
+    # How often a load balancer asks, and how many refusals it wants to see, only its owner knows.
+    drain_delay_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=300,
+            description="After SIGTERM, how long everything is still served while `/health/ready` answers 503, so that "
+            "a load balancer stops sending. What has reached us by then is answered either way.",
+        ),
+    ] = 0.0
     host: Annotated[str, Meta(description="Address that `python -m app serve` listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port that `python -m app serve` listens on.")] = 8000
 

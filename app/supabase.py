@@ -129,7 +129,6 @@ class Supabase:
         self._service = Caller("service_role", secret_key, math.inf) if secret_key is not None else None
         self._vault = Vault(settings.message_keys) if settings.message_keys else None
         self._timeout_s = settings.upstream_timeout_s
-        self._concurrency_max = settings.upstream_concurrency_max
         self._places = Places(settings.upstream_concurrency_max, time.monotonic())
         self.breaker = Breaker()
         self._pool: Pool | None = None

@@ -134,7 +134,7 @@ def service(environment: Mapping[str, str], port: int, log: Path, ledger: Ledger
             "PORT": str(port),
         },
         cwd=ROOT,
-        stop_s=20.0,  # it lets requests under way finish
+        stop_s=30.0,  # it lets requests under way finish
     )
 
 

@@ -40,9 +40,16 @@ class Readiness:
         self._lock = asyncio.Lock()
         self._asked_at_s = float("-inf")
         self._answer: str | None = None
+        self._leaves = False
+
+    def leave(self) -> None:
+        """From now on the answer is no: this process is about to end."""
+        self._leaves = True
 
     async def why_not(self) -> str | None:
         """Why the service is not ready, in one word, or None when it is."""
+        if self._leaves:
+            return "draining"
         async with self._lock:
             if self._now_s() - self._asked_at_s >= self.FRESH_S:
                 self._answer = await self._probe()
@@ -65,5 +72,5 @@ async def ready(request: ApiRequest) -> Reply:
     """Answer whether requests can be served now."""
     readiness: Readiness = request.app.state["readiness"]
     if why := await readiness.why_not():
-        raise Problem("not_ready", f"Not usable yet: {why}.", retry_after_s=2)
+        raise Problem("not_ready", f"Not usable: {why}.", retry_after_s=2)
     return Reply(Ready("ready"))

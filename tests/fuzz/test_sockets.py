@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.server import HEAD_BYTES_MAX, PIPELINED_COUNT_MAX, TICK_S, WAIT_S
+from app.connection import HEAD_BYTES_MAX, PIPELINED_COUNT_MAX, TICK_S, WAIT_S
 from app.wire import BODY_TIMEOUT_S
 from tests.fuzz.conftest import Fuzzed
 

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.server import ServerState
 
-from app.server import CONNECTIONS_COUNT_MAX, TURNED_AWAY_COUNT_MAX, Connection, connections_count_max
+from app.connection import CONNECTIONS_COUNT_MAX, TURNED_AWAY_COUNT_MAX, Connection, State, connections_count_max
 
 ASK = b"POST /api/messages/send HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
 
 
-async def left(state: ServerState, count: int) -> None:
+async def left(state: State, count: int) -> None:
     while len(state.connections) > count:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
@@ -26,8 +25,8 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 async def test_one_too_many_is_told_and_the_others_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connection, "count_max", 3)
-    monkeypatch.setattr("app.server.TURNED_AWAY_S", 0.2)
-    config, state = uvicorn.Config(hello, log_config=None, lifespan="off"), ServerState()
+    monkeypatch.setattr("app.connection.TURNED_AWAY_S", 0.2)
+    config, state = uvicorn.Config(hello, log_config=None, lifespan="off"), State()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(config, state, {}), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

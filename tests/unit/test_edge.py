@@ -509,7 +509,7 @@ async def test_ready_follows_the_upstream() -> None:
             for why in ("schema", "database"):
                 answers.pop(0)
                 answer = await client.get("/health/ready")
-                assert problem(answer, 503, "not_ready")["detail"] == f"Not usable yet: {why}."
+                assert problem(answer, 503, "not_ready")["detail"] == f"Not usable: {why}."
                 assert answer.headers["retry-after"] == "2"
         finally:
             Readiness.FRESH_S = fresh_s
@@ -520,7 +520,7 @@ async def test_ready_needs_keys_when_there_is_no_secret() -> None:
         return refusal("42501", "denied") if "rpc" in asked.path else http(404, b"")
 
     async with upstream(script) as up, serving(config(up.url, supabase_jwt_secret=None)) as client:
-        assert problem(await client.get("/health/ready"), 503, "not_ready")["detail"] == "Not usable yet: keys."
+        assert problem(await client.get("/health/ready"), 503, "not_ready")["detail"] == "Not usable: keys."
 
 
 async def test_starts_while_the_upstream_is_away_and_needs_no_restart() -> None:

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 from uvicorn.config import Config
-from uvicorn.server import ServerState
 
-from app.server import HEAD_BYTES_MAX, Connection
+from app.connection import HEAD_BYTES_MAX, Connection, State
 
 
 class Transport(asyncio.Transport):
@@ -47,7 +46,7 @@ async def refusing(scope: Any, receive: Any, send: Any) -> None:
 async def test_the_body_of_a_refused_request_is_not_counted_as_a_head(pieces: int) -> None:
     config = Config(refusing, http=Connection, ws="none", log_config=None, access_log=False)
     config.load()
-    connection, transport = Connection(config, ServerState(), {}), Transport()
+    connection, transport = Connection(config, State(), {}), Transport()
     connection.connection_made(transport)
     body = b" " * (HEAD_BYTES_MAX + 50_000)
     connection.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
