@@ -19,6 +19,9 @@ create table private.sanctions (
 );
 revoke all on table private.sanctions from public, anon, authenticated, service_role;
 create index sanctions_user_id_idx on private.sanctions (user_id) where lifted_at is null;
+
+-- All sanctions of a person, lifted ones too.
+create index sanctions_user_id_id_idx on private.sanctions (user_id, id);
 comment on table private.sanctions is
 'A muted person cannot write. A suspended one cannot change anything and is not reachable either, like an account that is gone.';
 comment on column private.sanctions.id is 'Time-ordered UUID.';

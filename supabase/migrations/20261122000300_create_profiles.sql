@@ -1,7 +1,6 @@
 -- Purpose:   the name and picture that others see; created on sign-up, gone with the account.
 -- Consumers: every shape with a person in it.
--- Locks:     share row exclusive on auth.users for the two triggers (no sign-up during that moment).
---            Accounts that exist already are copied in one statement.
+-- Locks:     share row exclusive on auth.users for the triggers (no sign-up or sign-in during that moment).
 -- Undo:      drop function private.create_profile() cascade; drop function private.forget_profile() cascade;
 --            drop function private.insert_profile(uuid, jsonb); drop function private.profile_json(uuid);
 --            drop function private.profile_shape(uuid, public.profiles);
@@ -236,7 +235,3 @@ create trigger profiles_forget_after_update
 after update of deleted_at on auth.users
 for each row when (new.deleted_at is not null and old.deleted_at is null)
 execute function private.forget_profile();
-
-select private.insert_profile(u.id, u.raw_user_meta_data)
-from auth.users as u
-where u.deleted_at is null;

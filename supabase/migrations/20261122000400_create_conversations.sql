@@ -115,6 +115,13 @@ create index conversation_members_unread_idx on public.conversation_members (
     user_id, is_archived, is_pinned desc, last_activity_at desc, conversation_id desc
 ) include (unread_count, muted_until) where left_at is null and (unread_count > 0 or marked_unread);
 
+-- Which conversations changed for a person since a position, for sync.
+create index conversation_members_changed_position_idx on public.conversation_members (user_id, changed_position, conversation_id);
+
+-- Whom one used to be with. Rows come in when a membership ends, so it costs a send nothing.
+create index conversation_members_former_idx on public.conversation_members (user_id, conversation_id)
+where left_at is not null;
+
 comment on table public.conversation_members is
 'One row per person and conversation: watermarks, unread, and the person''s own arrangement. Written by functions only.';
 comment on column public.conversation_members.conversation_id is 'The conversation.';

@@ -1,6 +1,6 @@
 -- Purpose:   messages, and the keys that make a retry the same message for ever.
 -- Consumers: send_message, get_conversation, mark_read; PostgREST and Postgres Changes readers under the policies.
--- Locks:     none on existing tables.
+-- Locks:     share row exclusive on conversations, for the moment of making the foreign key.
 -- Undo:      drop table private.send_keys; drop table public.messages;
 set lock_timeout = '4s';
 
@@ -37,6 +37,9 @@ alter table public.messages enable row level security;
 
 -- Order and gaplessness of a conversation, its pages, and the foreign key.
 create unique index messages_conversation_id_seq_key on public.messages (conversation_id, seq);
+
+-- What changed in a conversation since a position, for sync.
+create index messages_conversation_id_changed_position_idx on public.messages (conversation_id, changed_position);
 
 -- All that was written about a gig, newest first (a host application's own pages).
 create index messages_gig_id_created_at_idx on public.messages (gig_id, created_at desc) where gig_id is not null;

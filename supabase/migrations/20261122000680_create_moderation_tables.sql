@@ -46,6 +46,10 @@ where status = 'open' and message_id is not null;
 create unique index moderation_items_open_user_key on private.moderation_items (user_id, kind)
 where status = 'open' and message_id is null;
 create index moderation_items_queue_idx on private.moderation_items (status, id);
+
+-- What was decided, newest first.
+create index moderation_items_decided_idx on private.moderation_items (decided_at, id) where status = 'decided';
+
 create index moderation_items_user_id_idx on private.moderation_items (user_id, id);
 comment on table private.moderation_items is 'The queue: one open item per kind and thing, however many people report it.';
 comment on column private.moderation_items.id is 'Time-ordered UUID.';

@@ -1,6 +1,6 @@
 -- Purpose:   who may read what. There are only SELECT policies: no API role may write a table, functions do.
 -- Consumers: PostgREST and Postgres Changes readers. supabase/policies/ mirrors the policies for administrators.
--- Locks:     none on existing tables.
+-- Locks:     access exclusive on the four tables, for the moment of creating policies.
 -- Undo:      drop policy profiles_select_contact on public.profiles; drop policy conversations_select_member on public.conversations;
 --            drop policy conversation_members_select_self on public.conversation_members;
 --            drop policy messages_select_member on public.messages;

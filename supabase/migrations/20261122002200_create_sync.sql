@@ -1,9 +1,8 @@
 -- Purpose:   everything that changed for a person since a cursor, in pages, from one snapshot each; nothing can be missed.
 -- Consumers: POST /api/messages/sync; direct callers of the same RPC.
--- Locks:     share on messages and conversation_members while the two indexes are made (empty in a new project).
+-- Locks:     access exclusive on private.settings, for the moment of adding a column.
 -- Undo:      drop function public.sync(text, integer); drop function private.sync(text, integer);
---            drop function private.sync_digest(uuid); drop index public.messages_conversation_id_changed_position_idx;
---            drop index public.conversation_members_changed_position_idx; alter table private.settings drop column sync_epoch;
+--            drop function private.sync_digest(uuid); alter table private.settings drop column sync_epoch;
 --
 -- A cursor holds a base B, a finished-through position Q and at most one place to resume. Positions of one person are in
 -- commit order, so member rows above Q, ascending, are the conversations that changed; in each of them the messages above B.
@@ -14,9 +13,6 @@ set lock_timeout = '4s';
 alter table private.settings add column sync_epoch uuid not null default gen_random_uuid();
 comment on column private.settings.sync_epoch is
 'Part of every sync cursor: a new value, set after a restore from a backup, makes all clients start over.';
-
-create index messages_conversation_id_changed_position_idx on public.messages (conversation_id, changed_position);
-create index conversation_members_changed_position_idx on public.conversation_members (user_id, changed_position, conversation_id);
 
 create function private.sync_digest(p_user_id uuid)
 returns text

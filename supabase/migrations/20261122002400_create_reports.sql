@@ -1,7 +1,6 @@
 -- Purpose:   people report messages and each other; what they saw is kept as it was.
 -- Consumers: POST /api/messages/{id}/report, POST /api/users/{id}/report; direct callers of the same RPCs; the moderators.
--- Locks:     share on public.conversation_members while its index is built. At run time: the reporter's pace row, then, last,
---            the row of the queue.
+-- Locks:     none on existing tables. At run time: the reporter's pace row, then, last, the row of the queue.
 -- Undo:      drop function public.report_user(uuid, text, text); drop function private.report_user(uuid, text, text);
 --            drop function public.report_message(uuid, text, text); drop function private.report_message(uuid, text, text);
 --            drop function private.file_report(uuid, uuid, uuid, uuid, text, text);
@@ -9,12 +8,7 @@
 --            drop function private.message_evidence(uuid);
 --            drop function private.original_json(public.messages); drop function private.note_of(text, text);
 --            drop function private.report_json(private.reports); drop table private.reports;
---            drop index public.conversation_members_former_idx;
 set lock_timeout = '4s';
-
--- Whom one used to be with. Rows come in when a membership ends, so it costs a send nothing.
-create index conversation_members_former_idx on public.conversation_members (user_id, conversation_id)
-where left_at is not null;
 
 create table private.reports (
     id uuid not null default private.uuid_v7(),

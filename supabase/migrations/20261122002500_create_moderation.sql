@@ -1,8 +1,7 @@
 -- Purpose:   the moderators' desk: the queue, what an item is about, decisions, sanctions, undo, and the audit log.
 -- Consumers: the routes under /api/moderation; direct callers of the same RPCs.
--- Locks:     share on private.moderation_items and private.sanctions while indexes are built. At run time: the
---            advisory lock of the desk for the person concerned first, then whatever the effect takes in its own order,
---            then, last, the row of the queue.
+-- Locks:     none on existing tables. At run time: the advisory lock of the desk for the person concerned first, then
+--            whatever the effect takes in its own order, then, last, the row of the queue.
 -- Undo:      drop function public.list_moderation_actions(uuid, uuid, integer, text);
 --            drop function private.list_moderation_actions(uuid, uuid, integer, text);
 --            drop function public.undo_moderation_action(uuid, text); drop function private.undo_moderation_action(uuid, text);
@@ -22,15 +21,8 @@
 --            drop function public.list_moderation_queue(text, text, uuid, integer, text);
 --            drop function private.list_moderation_queue(text, text, uuid, integer, text);
 --            drop function private.action_json(uuid); drop function private.item_json(private.moderation_items);
---            drop function private.lock_desk(uuid); drop index private.moderation_items_decided_idx;
---            drop index private.sanctions_user_id_id_idx;
+--            drop function private.lock_desk(uuid);
 set lock_timeout = '4s';
-
--- All sanctions of a person, lifted ones too.
-create index sanctions_user_id_id_idx on private.sanctions (user_id, id);
-
--- What was decided, newest first.
-create index moderation_items_decided_idx on private.moderation_items (decided_at, id) where status = 'decided';
 
 create function private.lock_desk(p_user_id uuid)
 returns void

@@ -239,19 +239,33 @@ class TestPolicies:
         assert {(cmd, roles) for _, cmd, roles in policies} == {("SELECT", "{authenticated}")}
 
 
+def header_of(path):
+    """The comment that a migration begins with."""
+    return re.match(r"(?:--.*\n)+", path.read_text())[0]
+
+
 class TestMigrations:
     @pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.name)
     def test_header(self, path):
         text = path.read_text()
         for line in ("-- Purpose:", "-- Consumers:", "-- Locks:", "-- Undo:"):
-            assert line in text.split("set lock_timeout")[0], line
-        assert "set lock_timeout = '4s';" in text
+            assert line in header_of(path), line
+        # Making an index concurrently takes a file without any other statement, and blocks nobody.
+        assert "set lock_timeout = '4s';" in text or "index concurrently" in text
+
+    def test_no_index_is_made_while_others_wait(self):
+        """On a table that may have rows: concurrently, which takes a file without any other statement."""
+        for path in MIGRATIONS:
+            text = re.sub("--.*", "", path.read_text())
+            new = set(re.findall(r"create table ([\w.]+)", text))
+            for concurrently, table in re.findall(r"create (?:unique )?index (concurrently )?\w+\s+on ([\w.]+)", text):
+                assert bool(concurrently) != (table in new), f"{path.name}: an index on {table}"
+                assert not concurrently or text.strip().count(";") == 1, path.name
 
     def test_undo_lines_undo_everything(self, sql):
         """The headers, newest migration first, leave nothing of ours behind."""
         for path in reversed(MIGRATIONS):
-            header = path.read_text().split("-- Undo:")[1].split("set lock_timeout")[0]
-            undo = re.split(r"\n--\s*\n", header)[0].replace("\n--", "\n")
+            undo = re.split(r"\n--\s*\n", header_of(path).split("-- Undo:")[1])[0].replace("\n--", "\n")
             sql.execute(undo)
         assert sql.execute("select to_regnamespace('private')").fetchone()[0] is None
         assert (
