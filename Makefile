@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime bench-load soak
+.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime bench-load soak chaos
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,10 @@ bench-load: setup ## Measure the peak of the whole stack, five times that load, 
 
 soak: setup ## Half of the peak with bursts for MINUTES=10: memory, open files and answers must stay as they are
 	@$(PY) -m bench.soak --minutes $(or $(MINUTES),10)
+
+CHAOS ?=
+chaos: setup ## Kill, stop, cut off and slow the parts while people send; check everything (CHAOS="--seed 1 --sends 2000")
+	@$(PY) -m chaos $(CHAOS)
 
 check: lint drift advisors test ## Everything a change must pass (COV=1 as in CI)
 

@@ -1,7 +1,7 @@
 """A throw-away cluster with a migrated template database, for tests, `make schema` and `make advisors`.
 
-It lives in a temporary directory, on a free port, without fsync. One that a killed run left behind is found by the
-next one: its processes are ended and its directory is deleted.
+It lives in a temporary directory, on a free port, without fsync unless asked for. One that a killed run left behind is
+found by the next one: its processes are ended and its directory is deleted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Databases:
 class Scratch(_Databases):
     """A context manager: the cluster runs and TEMPLATE is migrated inside the `with` block."""
 
-    def __init__(self, supabase: Path = SUPABASE) -> None:
+    def __init__(self, supabase: Path = SUPABASE, *, durable: bool = False) -> None:
         sweep()
         self.supabase = supabase
         self.directory = scratch_directory()
@@ -63,7 +63,7 @@ class Scratch(_Databases):
         self.project = database.project_directory(self.directory / "project", supabase)
         log = self.directory / "log" / "postgres.log"
         self.cluster = Cluster(
-            self.directory / "pg", free_port(), self.keys.database_password, log, self.ledger, durable=False
+            self.directory / "pg", free_port(), self.keys.database_password, log, self.ledger, durable=durable
         )
 
     def __enter__(self) -> Scratch:

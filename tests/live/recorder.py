@@ -169,11 +169,12 @@ class Recorder:
         known = self.conversations.get(told["id"], {})
         if told["eventSeq"] >= known.get("eventSeq", 0):
             self.conversations[told["id"]] = {**known, **told}
-            self.messages = {
-                key: each
-                for key, each in self.messages.items()
-                if each["conversationId"] != told["id"] or each["seq"] >= told["firstSeq"]
-            }
+            if told["firstSeq"] != known.get("firstSeq"):
+                self.messages = {
+                    key: each
+                    for key, each in self.messages.items()
+                    if each["conversationId"] != told["id"] or each["seq"] >= told["firstSeq"]
+                }
 
     def _merge_message(self, told: dict[str, Any]) -> None:
         known = self.messages.get(told["id"])

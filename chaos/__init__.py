@@ -1,0 +1,1 @@
+"""What is promised while parts are killed, stopped, cut off and slowed, shown by doing that: `make chaos`."""
