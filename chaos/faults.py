@@ -17,7 +17,7 @@ CALM_S = (0.5, 4.5)  # between two episodes, after the people were served again
 TWO_AT_ONCE = 0.2
 LONG = 0.06  # of the stops and silences outlast the deadlines of clients and service
 LONG_S = (9.0, 12.0)
-RECOVERY_MAX_S = 45.0  # then something is wrong that does not get over by itself
+RECOVERY_MAX_S = 120.0  # then something is wrong that does not get over by itself
 VICTIMS = (POSTGRES, POSTGRES, DATA_API, DATA_API, REALTIME, *SERVICES)
 LINKS = (
     "clients - service 1", "clients - service 2", "service - data api", "service - data api", "data api - postgres",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
+import struct
 from collections import deque
 from typing import cast
 
 from stack.processes import free_port
 
 HOST = "127.0.0.1"
+AT_ONCE = struct.pack("ii", 1, 0)  # no lingering: a reset instead of an orderly end
 
 
 class Link:
@@ -166,6 +169,7 @@ class _End(asyncio.Protocol):
             self.transport.resume_reading()
 
     def abort(self) -> None:
-        """Reset the connection."""
-        if self.transport:
+        """Reset the connection, as a part that is gone would."""
+        if self.transport and not self.transport.is_closing():
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             self.transport.abort()

@@ -21,7 +21,7 @@ from stack.keys import Keys
 from tests.live.recorder import Recorder
 
 CONNECTIONS_MAX = 400
-ATTEMPT_S = (1.5, 6.0)  # how long one attempt may take; the service itself waits for ten seconds
+ATTEMPT_S = (2.0, 9.0)  # how long one attempt may take; the service itself waits for ten seconds
 AGAIN_S = (0.05, 0.6)  # shorter than Retry-After asks for: retries that come too early must be as harmless
 GIVES_UP = 0.03  # of the sends are tried once or twice and then left alone
 SYNC_S = (2.0, 9.0)  # between two syncs of a device
