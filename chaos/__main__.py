@@ -31,6 +31,7 @@ from bench.report import finish, summary, table, write_section
 from chaos import checker
 from chaos.checker import Complaint, History
 from chaos.faults import Storm
+from chaos.links import lasting_port
 from chaos.parts import SERVICES, Parts
 from chaos.people import CONNECTIONS_MAX, Client, Failover, Person, World, acquaint, history, sign_up, sync_now_and_then
 from stack.console import StackError, say, step
@@ -253,7 +254,9 @@ def main() -> None:
     chosen = parser.parse_args()
     say(f"seed {chosen.seed}: repeat with `python -m chaos --seed {chosen.seed} --sends {chosen.sends}`")
     with step("Making a throw-away cluster"):
-        scratch = Scratch(durable=True).__enter__()
+        scratch = Scratch(durable=True)
+        scratch.cluster.port = lasting_port()
+        scratch.__enter__()
     run = None
     try:
         run = Run(scratch, chosen.seed, chosen.sends, chosen.minutes)

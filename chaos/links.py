@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import socket
 import struct
 from collections import deque
+from contextlib import suppress
 from typing import cast
-
-from stack.processes import free_port
 
 HOST = "127.0.0.1"
 AT_ONCE = struct.pack("ii", 1, 0)  # no lingering: a reset instead of an orderly end
+
+
+def lasting_port() -> int:
+    """A port to come back to: below those the system gives to outgoing connections, which would take it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 class Link:
@@ -24,7 +33,7 @@ class Link:
     """
 
     def __init__(self, name: str, to: int) -> None:
-        self.name, self.to, self.port = name, to, free_port()
+        self.name, self.to, self.port = name, to, lasting_port()
         self.delay_s = 0.0
         self.bytes_per_s = math.inf
         self.loses_answers = False

@@ -15,11 +15,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from chaos.links import Link
+from chaos.links import Link, lasting_port
 from stack import dataapi
 from stack.console import StackError
 from stack.postgres import Cluster
-from stack.processes import Process, free_port, identity
+from stack.processes import Process, identity
 from stack.scratch import TEMPLATE, Scratch
 
 POSTGRES, DATA_API, REALTIME = "postgres", "data api", "realtime"
@@ -38,7 +38,7 @@ class Parts:
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch, self.keys = scratch, scratch.keys
-        ports = {name: free_port() for name in (DATA_API, REALTIME, *SERVICES)}
+        ports = {name: lasting_port() for name in (DATA_API, REALTIME, *SERVICES)}
         postgres = scratch.cluster.port
         self.links = {
             name: Link(name, to)
