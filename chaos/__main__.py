@@ -205,6 +205,7 @@ class Run:
             "recovery_s": summary(waits) if len(waits) > 1 else {},
             "answer_ms": summary(world.answer_ms) if len(world.answer_ms) > 1 else {},
             "send_to_acknowledged_ms": summary(world.send_ms) if len(world.send_ms) > 1 else {},
+            "ended_by_themselves": dict(self.parts.died),
             "devices": len(self.devices),
             "device_messages": sum(len(device.messages) for device in self.devices.values()),
             **{kind: count[kind] for kind in checker.KINDS},

@@ -374,6 +374,8 @@ def _chains(db: psycopg.Connection[Any]) -> Iterator[Complaint]:
 
 # ----- devices -----
 
+TOLD_ALL_MAX = 16  # members of a group in which everybody is told what everybody has read
+
 MEMBERS = """
     select m.user_id::text, m.conversation_id::text, m.visible_from_seq, m.unread_count, c.last_seq,
       m.shared_read_seq, m.shared_delivered_seq
@@ -430,7 +432,9 @@ def _differences(
         for person, (read, delivered) in marks[conversation_id].items() if conversation_id in rooms else ():
             receipt = history.receipts.get((conversation_id, person), {"lastReadSeq": 0, "lastDeliveredSeq": 0})
             told = (receipt["lastReadSeq"], receipt["lastDeliveredSeq"])
-            if told != (read, delivered):
+            # The receipts of larger groups are told to few; a device learns the rest when something else happens there.
+            is_told = len(marks[conversation_id]) <= TOLD_ALL_MAX
+            if told != (read, delivered) and (is_told or told[0] > read or told[1] > delivered):
                 yield f"{conversation_id} shows the receipt {told} of {person}, and it is {(read, delivered)}"
 
 
