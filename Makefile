@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime bench-load soak chaos
+.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime bench-load soak chaos bench-sql
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -77,6 +77,9 @@ drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings, t
 	  $(PY) -m app $${d%.*} | diff -u docs/$$d - || { echo "docs/$$d is out of date: make openapi" >&2; exit 1; }; \
 	done
 	@$(PY) -m clients.generate --check
+
+bench-sql: setup ## Measure every SQL function as data grows (20 minutes; SIZES=10k: one)
+	@$(PY) -m bench.sql $(if $(SIZES),--sizes $(SIZES))
 
 bench-realtime: setup ## Measure from commit to subscriber, and from a send to the other screen
 	@$(PY) -m bench.realtime
