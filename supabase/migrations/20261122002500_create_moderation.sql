@@ -224,7 +224,13 @@ begin
         from json_array_elements(
             private.message_page(null, p_conversation_id, p_from_seq, p_before_seq, 100)
         ) as page (message)
-        inner join public.messages as m on (page.message ->> 'id')::uuid = m.id
+        -- Each by its key: a plain join would let the planner read all messages.
+        cross join lateral (
+            select t.*
+            from public.messages as t
+            where t.id = (page.message ->> 'id')::uuid
+            limit 1
+        ) as m
     ), '[]'::jsonb);
 end;
 $$;
