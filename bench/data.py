@@ -104,7 +104,7 @@ def bodies(seed: int) -> list[str]:
 
 def one(conn: psycopg.Connection[Any], query: str, parameters: Sequence[Any] = ()) -> Any:
     """The first column of the one row."""
-    row = conn.execute(query.encode(), parameters).fetchone()
+    row = conn.execute(query.encode(), parameters or None).fetchone()
     if row is None:
         raise LookupError(f"no row: {query}")
     return row[0]
@@ -220,7 +220,7 @@ def people(conn: psycopg.Connection[Any], shape: Shape, seed: int) -> None:
         f"""
         insert into private.blocks (blocker_id, blocked_id)
         select {_person("i")}, {_person(f"i + 1 + i % {FIRST}")}
-        from generate_series({FIRST}, {shape.people - 2 * FIRST}, 500) as i;
+        from generate_series({FIRST}, {shape.people - 2 * FIRST}, 50) as i;
         insert into private.moderators (user_id, role) values ({_person(str(MODERATOR))}, 'admin');
         """
     )
@@ -522,7 +522,7 @@ def load(cluster: Cluster, database: str, shape: Shape, seed: int = SEED) -> Wor
         traces(conn)
         found = _world(conn, shape)
         conn.execute("drop schema bench cascade")
-    tables = [*REBUILT, "public.conversations", "public.profiles", "private.heads", "private.paces", "auth.users"]
+    tables = [*REBUILT, "public.conversations", "public.profiles", "private.heads", "private.paces", "private.blocks", "auth.users"]
     together(cluster, database, [lambda conn, table=table: conn.execute(f"vacuum analyze {table}") for table in tables])
     return found
 
