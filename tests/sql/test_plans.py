@@ -1,112 +1,174 @@
-"""Every query reads an index, at a size where the planner has a choice, and costs the same in a large inbox as in a small one."""
+"""What every function costs inside, where the planner has a choice: no table is read from end to end, no page or group costs a
+statement per row without saying why, and nothing costs more than what is written down in costs.txt.
+
+The data and the calls are those of `make bench-sql`; a function that no call is of fails here. Pages and statements are counted, not
+time. After a change that is meant to cost something: WRITE_COSTS=1 make test T=tests/sql/test_plans.py N=0
+"""
 
 import json
+import os
 import re
-import uuid
+from pathlib import Path
 
+import psycopg
 import pytest
-from psycopg.types.json import Jsonb
 
-from tests.sql.desk import appoint
+from bench import data, sql
 from tests.sql.rpc import acting, call
+from tests.sql.test_catalogue import API, SERVICE_API
 
-GROWING = ("messages", "conversations", "conversation_members", "profiles", "send_keys", "heads", "paces",
-           "group_keys", "message_versions", "users")  # fmt: skip
+COSTS = Path(__file__).with_name("costs.txt")
+SHAPE = data.Shape(messages=4000, people=1500, long=2000, large=1500)
+MORE = data.Shape(messages=60_000, people=6000, long=30_000, large=10_000)
+
+# A call, the same with more of something, and how many statements one more of it may take. 0: nothing is asked for row by row.
+PAGES_AND_GROUPS = [
+    ("list_inbox: 10 of 100", "list_inbox: 50 of 100", 40, 0),
+    ("list_inbox: 50 of 100", "list_inbox: 50 of 10,000", 1400, 0),
+    ("list_inbox: 50 of 10,000", "list_inbox: 50 of 10,000, from the middle", 700, 0),
+    ("list_conversations: 50 of 100", "list_conversations: 50 of 10,000, from the middle", 1400, 0),
+    ("list_messages: 10, ordinary", "list_messages: 100, long", 90, 0),
+    ("get_conversation: ordinary", "get_conversation: group of 64", 62, 0),
+    ("get_conversation: ordinary", "get_conversation: long", 1950, 0),
+    ("list_members: 10 of 64", "list_members: 64", 54, 0),
+    ("sync: 10 messages", "sync: 100 messages", 90, 0),
+    ("unread_counts: 100", "unread_counts: 10,000", 1400, 0),
+    ("send_message: direct", "send_message: to a long conversation", 1950, 0),
+    ("send_message: direct", "send_message: to somebody with 10,000", 1400, 0),
+    ("mark_all_read: ordinary", "mark_all_read: group of 64", 62, 0),
+    (
+        "list_moderation_queue: 3",
+        "list_moderation_queue: 15",
+        12,
+        2,
+    ),  # reports counted and a card read, for a few moderators
+    ("claim_classifications: 2", "claim_classifications: 10", 8, 3),  # the worker's own queue
+    ("mark_delivered: 1", "mark_delivered: 10", 9, 40),  # each conversation is a change of its own, with its own events
+    # Each recipient has an event of their own, with their own unread counts, handed to realtime.send.
+    ("send_message: group of 3", "send_message: group of 64", 61, 7),
+    ("create_group: 3 people", "create_group: 63 people", 60, 20),
+    ("edit_message", "edit_message: group of 64", 62, 7),
+]
+
+
+class Stage:
+    """A filled database and what its calls cost, counted once."""
+
+    def __init__(self, cluster, name, shape):
+        self.world = data.load(cluster.cluster, name, shape)
+        self.admin = cluster.cluster.connect(name)
+        with cluster.cluster.connect(name, "authenticator") as conn:
+            self.scene = sql.Scene(sql.Door(conn), self.admin, self.world, cluster.keys)
+        self.calls = self.scene.calls()
+        counter = sql.Counter(self.admin)
+        self.costs = {call.name: counter.cost(call) for call in self.calls}
 
 
 @pytest.fixture(scope="module")
-def crowd(cluster, worker):
-    """A clone of its own with 3,000 people, one of whom is in 1,500 conversations, one of these of 20,000 messages."""
-    import psycopg
-
+def stage(cluster, worker):
+    """A clone of its own with a person in 1,500 conversations, and one conversation of 2,000 messages."""
     name = cluster.clone(f"plans_{worker}")
-    with psycopg.connect(cluster.cluster.url(name), autocommit=True) as conn:
-        conn.execute(
-            """
-            insert into auth.users (id, email)
-            select md5('person' || i)::uuid, i || '@example.com' from generate_series(0, 3000) as i;
-            insert into public.conversations (id, kind, created_by, direct_low, direct_high, last_seq, event_seq, last_message_at)
-            select md5('room' || i)::uuid, 'direct', a, least(a, b), greatest(a, b), n, n, now() - i * interval '1 minute'
-            from generate_series(1, 3000) as i,
-                 lateral (select case when i <= 1500 then md5('person0')::uuid else md5('person' || i - 1)::uuid end as a,
-                                 md5('person' || i)::uuid as b, case i when 1 then 20000 when 2 then 40 else 3 end as n) as t;
-            insert into public.conversation_members (conversation_id, user_id, last_activity_at, unread_count)
-            select c.id, u, c.last_message_at, 1 from public.conversations as c, unnest(array[c.direct_low, c.direct_high]) as u;
-            insert into public.messages (conversation_id, seq, event_seq, from_user_id, to_user_id, client_message_id, body,
-                                         created_at, changed_position)
-            select c.id, s, s, c.direct_low, c.direct_high, gen_random_uuid(), 'text', now(), 0
-            from public.conversations as c, generate_series(1, c.last_seq) as s;
-            insert into private.heads (user_id) select id from auth.users;
-            """
-        )
-        conn.execute("vacuum analyze public.messages, public.conversations, public.conversation_members, public.profiles, "
-                     "private.heads, auth.users")  # fmt: skip
-        ids = conn.execute("select md5('person0')::uuid::text, md5('person2999')::uuid::text, md5('room1')::uuid::text, "
-                           "md5('room3000')::uuid::text, (select id::text from public.messages "
-                           "where conversation_id = md5('room1')::uuid and seq = 19000)").fetchone()  # fmt: skip
-        yield conn, *ids
+    stage = Stage(cluster, name, SHAPE)
+    with stage.admin:
+        yield stage
     cluster.drop(name)
 
 
-def sequential_scans(conn):
-    """How often each growing table of this database was read from end to end, by the server's own count."""
-    conn.execute("select pg_stat_force_next_flush()")
-    return dict(
-        conn.execute(
-            "select relname, seq_scan from pg_stat_all_tables where relname = any(%s)", [list(GROWING)]
-        ).fetchall()
-    )
+@pytest.fixture(scope="module")
+def crowd(cluster, stage):
+    """The same as the role postgres, with some ids: (connection, busy, quiet, long room, other room, a message of the long one)."""
+    world = stage.world
+    with psycopg.connect(cluster.cluster.url(stage.admin.info.dbname), autocommit=True) as conn:
+        message = data.one(
+            conn, "select id::text from public.messages where conversation_id = %s and seq = 1900", [world.long]
+        )
+        yield conn, world.large, world.pairs[-1][0], world.long, world.pairs[-1][2], message
 
 
-def test_no_function_scans_a_growing_table(crowd):
-    conn, busy, quiet, room, other_room, message = crowd
-    moderator = conn.execute("select md5('person2000')::uuid::text").fetchone()[0]
-    appoint(conn, moderator)
-    conn.execute("set plan_cache_mode = force_generic_plan")
-    before = sequential_scans(conn)
-    for person, place in ((busy, room), (quiet, other_room)):
-        call(conn, person, "list_conversations", limit=50)
-        call(conn, person, "list_conversations", limit=50, offset=500)
-        call(conn, person, "get_conversation", conversation_id=place)
-        call(conn, person, "send_message", body="x", conversation_id=place)
-        call(conn, person, "mark_all_read", conversation_id=place, up_to_seq=2)
-        call(conn, person, "list_inbox", limit=50)
-        call(conn, person, "list_inbox", limit=5, unread=True)
-        call(conn, person, "list_inbox", gig_id=uuid.UUID(int=1))
-        call(conn, person, "list_inbox", with_user_id=quiet if person == busy else busy)
-        call(conn, person, "list_inbox", q="nobody is called this")
-        for where in ({}, {"before": 3}, {"after": 1}, {"around": 2}):
-            call(conn, person, "list_messages", conversation_id=place, limit=3, **where)
-        call(conn, person, "list_members", conversation_id=place)
-        call(conn, person, "update_conversation", conversation_id=place, changes=Jsonb({"pinned": False}))
-        call(conn, person, "unread_counts")
-        call(conn, person, "get_profile")
-        made = call(conn, person, "create_group", title="x", member_ids=[busy, quiet])["conversation"]["id"]
-        sent = call(conn, person, "send_message", body="x", conversation_id=made)["message"]["id"]
-        call(conn, person, "edit_message", message_id=sent, body="y")
-        other = quiet if person == busy else busy
-        call(conn, other, "report_message", message_id=sent, reason="spam")
-        call(conn, other, "report_user", user_id=person, reason="spam")
-        for item in call(conn, moderator, "list_moderation_queue", user_id=person)["items"]:
-            call(conn, moderator, "get_moderation_item", item_id=item["id"])
-            call(conn, moderator, "decide_moderation_item", item_id=item["id"], decision="dismiss")
-        hidden = call(conn, moderator, "moderate_hide_message", message_id=sent, note="x")["action"]["id"]
-        call(conn, moderator, "undo_moderation_action", action_id=hidden)
-        call(conn, person, "message_history", message_id=sent)
-        call(conn, person, "delete_message", message_id=sent)
-        call(conn, person, "remove_member", conversation_id=made, user_id=person)
-    call(conn, busy, "mark_read", message_id=message)
-    call(conn, quiet, "send_message", body="x", to_user_id=busy)
-    conn.execute("reset plan_cache_mode")
-    after = sequential_scans(conn)
-    assert after == before
+def test_the_data_is_what_the_functions_would_have_left(stage):
+    assert {said: count for said, count in data.violations(stage.admin).items() if count} == {}
 
 
-def test_the_desk_scans_none_of_its_tables(crowd):
-    """6,000 items with reports, decisions and sanctions, most of them over."""
-    conn = crowd[0]
-    moderator = conn.execute("select md5('person2001')::uuid::text").fetchone()[0]
-    appoint(conn, moderator)
+def test_every_function_is_called(stage):
+    assert sql.uncalled(stage.admin, stage.calls) == set()
+    assert {call.function for call in stage.calls} == {*API, *SERVICE_API}
+
+
+def test_no_function_scans_a_growing_table(stage):
+    assert {name: cost.scanned for name, cost in stage.costs.items() if cost.scanned} == {}
+
+
+@pytest.mark.parametrize(("few", "many", "more", "each"), PAGES_AND_GROUPS)
+def test_no_page_or_group_costs_a_statement_per_row(stage, few, many, more, each):
+    # A few: a lookup that only one of the two kinds needs.
+    assert stage.costs[many].statements <= stage.costs[few].statements + each * more + 6
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        ("list_inbox: 50 of 100", "list_inbox: 50 of 10,000"),
+        ("list_inbox: 50 of 100", "list_inbox: 50 of 10,000, from the middle"),
+        ("list_inbox: 50 of 100", "list_inbox: 50 unread of 10,000"),
+        ("list_messages: 30, ordinary", "list_messages: 30, long"),
+        ("list_messages: 30, ordinary", "list_messages: 30 in the middle, long"),
+        ("get_conversation: ordinary", "get_conversation: long"),
+        ("mark_read: ordinary", "mark_read: long"),
+        ("send_message: direct", "send_message: to a long conversation"),
+        ("send_message: direct", "send_message: to somebody with 10,000"),
+    ],
+)
+def test_a_large_inbox_or_conversation_touches_no_more_than_a_small_one(stage, small, large):
+    assert stage.costs[large].buffers <= stage.costs[small].buffers * 1.3 + 20
+
+
+def written_down():
+    rows = (line.split("|") for line in COSTS.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    return {name.strip(): (int(statements), int(pages)) for name, statements, pages in rows}
+
+
+def test_nothing_costs_more_than_is_written_down(stage):
+    costs = {name: (cost.statements, cost.buffers) for name, cost in stage.costs.items()}
+    if os.environ.get("WRITE_COSTS"):
+        lines = [f"{name:<50} | {statements:>5} | {pages:>6}" for name, (statements, pages) in costs.items()]
+        COSTS.write_text(
+            "# Statements inside, and pages looked at, of every call of tests/sql/test_plans.py, warm. Written by WRITE_COSTS=1.\n"
+            + "\n".join(lines) + "\n",
+            encoding="utf-8",
+        )  # fmt: skip
+    bounds = written_down()
+    assert set(costs) == set(bounds)
+    # Statements to the letter; pages with room for another order of rows in them.
+    assert {
+        name: (cost, bounds[name])
+        for name, cost in costs.items()
+        if cost[0] > bounds[name][0] or cost[1] > bounds[name][1] * 1.5 + 30
+    } == {}
+
+
+@pytest.mark.slow
+def test_nothing_costs_more_when_there_is_ten_times_as_much(stage, cluster, worker):
+    name = cluster.clone(f"plans_more_{worker}")
+    try:
+        more = Stage(cluster, name, MORE)
+        with more.admin:
+            assert {name: cost.scanned for name, cost in more.costs.items() if cost.scanned} == {}
+            assert {
+                name: (stage.costs[name], cost)
+                for name, cost in more.costs.items()
+                if name != "list_inbox: searched, of 10,000"  # a search looks at all there is until its page is full
+                and (
+                    cost.statements > stage.costs[name].statements + 6
+                    or cost.buffers > stage.costs[name].buffers * 1.5 + 50
+                )
+            } == {}
+    finally:
+        cluster.drop(name)
+
+
+def test_the_desk_scans_none_of_its_tables(crowd, stage):
+    """Two thousand items with reports, decisions and sanctions, most of them over."""
+    conn, moderator = crowd[0], stage.world.moderator
     conn.execute(
         """
         insert into private.moderation_items (id, kind, status, user_id, conversation_id, message_id, decided_at, decision)
@@ -178,31 +240,3 @@ def test_direct_readers_get_index_plans_under_the_policies(crowd, query):
         ).fetchone()[0]
     scanned = re.findall(r'"Node Type": "Seq Scan".{0,200}?"Relation Name": "(\w+)"', json.dumps(plan))
     assert scanned == [], json.dumps(plan, indent=1)
-
-
-def buffers(conn, person, query):
-    with acting(conn, person):
-        conn.execute(query)
-        plan = conn.execute("explain (analyze, buffers, format json) " + query).fetchone()[0]
-    return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
-
-
-def test_a_page_of_a_large_inbox_touches_no_more_than_one_of_a_small_inbox(crowd):
-    conn, busy, quiet, *_ = crowd
-    one_of_large = buffers(conn, busy, "select public.list_conversations(1)") - total_cost(conn, busy)
-    one_of_small = buffers(conn, quiet, "select public.list_conversations(1)") - total_cost(conn, quiet)
-    assert one_of_large <= one_of_small * 1.5 + 10
-
-
-def total_cost(conn, person):
-    """`total` is outside the flat-cost promise."""
-    return buffers(
-        conn, person, "select count(*) from public.conversation_members where left_at is null and archived_at is null"
-    )
-
-
-def test_opening_a_long_conversation_touches_no_more_than_a_short_one(crowd):
-    conn, busy, _, long_room, *_ = crowd
-    short_room = conn.execute("select md5('room2')::uuid").fetchone()[0]
-    long, short = (buffers(conn, busy, f"select public.get_conversation('{room}')") for room in (long_room, short_room))
-    assert long <= short * 1.2 + 10
