@@ -522,7 +522,15 @@ def load(cluster: Cluster, database: str, shape: Shape, seed: int = SEED) -> Wor
         traces(conn)
         found = _world(conn, shape)
         conn.execute("drop schema bench cascade")
-    tables = [*REBUILT, "public.conversations", "public.profiles", "private.heads", "private.paces", "private.blocks", "auth.users"]
+    tables = [
+        *REBUILT,
+        "public.conversations",
+        "public.profiles",
+        "private.heads",
+        "private.paces",
+        "private.blocks",
+        "auth.users",
+    ]
     together(cluster, database, [lambda conn, table=table: conn.execute(f"vacuum analyze {table}") for table in tables])
     return found
 

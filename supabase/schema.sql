@@ -1379,7 +1379,13 @@ begin
         from json_array_elements(
             private.message_page(null, p_conversation_id, p_from_seq, p_before_seq, 100)
         ) as page (message)
-        inner join public.messages as m on (page.message ->> 'id')::uuid = m.id
+        -- Each by its key: a plain join would let the planner read all messages.
+        cross join lateral (
+            select t.*
+            from public.messages as t
+            where t.id = (page.message ->> 'id')::uuid
+            limit 1
+        ) as m
     ), '[]'::jsonb);
 end;
 $$;
@@ -2236,11 +2242,11 @@ begin
         select 1
         from public.conversation_members as me
         inner join public.conversation_members as o on me.conversation_id = o.conversation_id
-        inner join public.conversations as c on me.conversation_id = c.id
         where
             me.user_id = p_viewer_id
             and o.user_id = p_user_id
-            and c.kind = 'group'
+            -- By key: a join would let the planner read all conversations.
+            and (select c.kind from public.conversations as c where c.id = me.conversation_id) = 'group'
             and me.joined_at < coalesce(o.left_at, 'infinity')
             and o.joined_at < coalesce(me.left_at, 'infinity')
     );
