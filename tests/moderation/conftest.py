@@ -24,7 +24,7 @@ def insert_rule(connection: Any, name: str, kind: str, action: str = "warn", **r
     return str(row[0])
 
 
-@dataclass
+@dataclass(repr=False)  # hundreds of patterns: a failing example would not be readable
 class Engines:
     """Shape: a verdict is (action, label, names of rules, masked text)."""
 
