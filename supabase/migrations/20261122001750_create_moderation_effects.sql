@@ -6,8 +6,26 @@
 --            drop function private.restore_message(uuid); drop function private.hide_message(uuid);
 --            drop function private.show_message(public.messages, text, text, boolean);
 --            drop function private.reopen_pending(uuid); drop function private.reject_pending(uuid);
---            drop function private.release_pending(uuid);
+--            drop function private.release_pending(uuid); drop function private.is_masked_for_more(uuid);
 set lock_timeout = '4s';
+
+create function private.is_masked_for_more(p_message_id uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return exists (
+        select 1
+        from private.verdicts as v
+        where v.message_id = p_message_id and jsonb_path_exists(v.rules, '$[*] ? (@.action == "mask" && @.kind <> "contact")')
+    );
+end;
+$$;
+comment on function private.is_masked_for_more(uuid) is
+'Whether rules about something else than contact details masked this message: what is sealed cannot be judged again.';
+revoke all on function private.is_masked_for_more(uuid) from public, anon, authenticated, service_role;
 
 create function private.release_pending(p_message_id uuid)
 returns text
@@ -47,9 +65,11 @@ begin
     if not found then
         return 'gone';
     end if;
-    -- Masked by the rules as they are when others read it first. What is sealed was masked for its contact details.
+    -- Masked by the rules as they are when others read it first. What is sealed keeps the verdict it came with.
     if v_pending.is_sensitive then
-        v_pending.masked_body := case when v_conversation.contact_allowed_at is null then v_pending.masked_body end;
+        if v_conversation.contact_allowed_at is not null and not private.is_masked_for_more(p_message_id) then
+            v_pending.masked_body := null;
+        end if;
     else
         v_pending.masked_body := (
             private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
@@ -283,6 +303,7 @@ begin
             limit 500
         loop
             -- What other rules cover stays covered; of what is hidden the text waits for being shown again.
+            continue when v_message.is_sensitive and private.is_masked_for_more(v_message.id);
             select o.body into v_body from private.originals as o where o.message_id = v_message.id;
             v_masked := case
                 when not v_message.is_sensitive then (private.judge_text(v_body, true)).masked_body

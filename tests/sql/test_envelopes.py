@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from app import keys, settings
 from app.settings import MessageKey
 from app.vault import About, Text, Vault, Verdict, base64_of
-from tests.sql.rpc import refused
+from tests.sql.rpc import call, refused
 
 WORDS = "The code is 4711-0815-7700, on the back of the picture."
 MASK = Verdict("mask", "Contact details", "They are hidden.", [{"id": "r1", "version": 3}], "The code is •••")
@@ -233,6 +233,56 @@ class TestKeeping:
         sql.execute("select set_config('role', %s, true)", [role])
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql.execute(f"select * from {table}")
+
+
+def ruled(kind, action):
+    return {"id": str(uuid.uuid4()), "name": kind, "version": 1, "kind": kind, "action": action}
+
+
+class TestMasks:
+    """When contact is allowed, a mask goes that was for contact details alone."""
+
+    @pytest.fixture
+    def pair(self, new_person):
+        return new_person("Ada"), new_person("Ben")
+
+    @pytest.fixture
+    def send(self, db, vault, pair):
+        def sent(*rules, action="mask"):
+            about = About(pair[0].id, str(uuid.uuid4()), to_user_id=pair[1].id)
+            revision = db.execute("select private.moderation_revision()").fetchone()[0]
+            envelope = made(vault, about, revision, Verdict(action, "covered", "It is covered.", list(rules), "•••"))
+            return call(
+                db, pair[0].id, "send_message", to_user_id=pair[1].id, client_message_id=about.client_message_id,
+                envelope=Jsonb(envelope),
+            )  # fmt: skip
+
+        return sent
+
+    def masked(self, db, pair, room):
+        return [m["masked"] for m in call(db, pair[1].id, "list_messages", conversation_id=room)["messages"]]
+
+    def test_of_other_rules_stay(self, db, pair, send):
+        room = send(ruled("contact", "mask"))["conversation"]["id"]
+        send(ruled("contact", "mask"), ruled("term", "mask"))
+        send(ruled("link", "mask"))
+        send(ruled("contact", "mask"), ruled("term", "warn"))
+        assert self.masked(db, pair, room) == [True] * 4
+        allow = "select private.allow_contact(%s, true)"
+        assert db.execute(allow, [room]).fetchone()[0]["unmaskedCount"] == 2
+        assert self.masked(db, pair, room) == [False, True, True, False]
+        assert db.execute(allow, [room]).fetchone()[0]["unmaskedCount"] == 0
+
+    def test_of_other_rules_stay_when_released(self, db, pair, send):
+        held = [
+            send(*rules, ruled("term", "hold"), action="hold")
+            for rules in ([ruled("contact", "mask")], [ruled("contact", "mask"), ruled("pattern", "mask")])
+        ]
+        room = held[0]["conversation"]["id"]
+        db.execute("select private.allow_contact(%s, true)", [room])
+        for message in held:
+            db.execute("select private.release_pending(%s)", [message["message"]["id"]])
+        assert self.masked(db, pair, room) == [False, True]
 
 
 class TestRotation:
