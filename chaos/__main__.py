@@ -33,7 +33,7 @@ from chaos.checker import Complaint, History
 from chaos.faults import Storm
 from chaos.links import lasting_port
 from chaos.parts import SERVICES, Parts
-from chaos.people import CONNECTIONS_MAX, Client, Failover, Person, World, acquaint, history, sign_up, sync_now_and_then
+from chaos.people import Client, Failover, Person, World, acquaint, history, sign_up, sync_now_and_then
 from stack.console import StackError, say, step
 from stack.scratch import Scratch
 from tests.live.recorder import Recorder
@@ -62,18 +62,16 @@ class Run:
         """Everything, to the last check."""
         world, chance = self.world, random.Random(f"people {self.seed}")
         async with AsyncExitStack() as stack:
+            stack.callback(self.parts.unlink)
             with step("Starting a throw-away stack, durable and with a link between any two parts"):
                 await self.parts.start()
             with psycopg.connect(self.parts.database_url, autocommit=True) as db:
                 issuer = f"{self.parts.url}/auth/v1"
                 people = sign_up(db, self.parts.keys, issuer, chance, WRITERS + GUESTS)
-            limits = httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX)
-            under = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
 
             def api(number: int) -> httpx.AsyncClient:
-                return httpx.AsyncClient(
-                    transport=Failover(under, self.parts.service_ports, number), base_url="http://127.0.0.1", timeout=10
-                )
+                transport = Failover(self.parts.service_ports, number)
+                return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=10)
 
             writers, guests = people[:WRITERS], people[WRITERS:]
             clients = [

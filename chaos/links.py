@@ -180,5 +180,6 @@ class _End(asyncio.Protocol):
     def abort(self) -> None:
         """Reset the connection, as a part that is gone would."""
         if self.transport and not self.transport.is_closing():
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            if there := self.transport.get_extra_info("socket"):
+                there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             self.transport.abort()

@@ -201,11 +201,14 @@ class Parts:
                 raise StackError(f"{', '.join(away)} did not come back within {READY_S:.0f} s")
             time.sleep(LOOK_S)
 
+    def unlink(self) -> None:
+        """Close the links, while their loop runs."""
+        for link in self.links.values():
+            link.close()
+
     def close(self) -> None:
         """End all but Postgres, which is the scratch's."""
         self.resume(self._stopped)
-        for link in self.links.values():
-            link.close()
         for process in self.processes.values():
             process.stop()
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+import ssl
 import time
 import uuid
 from collections import Counter
@@ -20,7 +21,7 @@ from chaos.checker import Account, Acknowledged, Complaint, History, Send
 from stack.keys import Keys
 from tests.live.recorder import Recorder
 
-CONNECTIONS_MAX = 400
+TLS = ssl.create_default_context()  # nobody here speaks it, and making one for every device would take seconds
 ATTEMPT_S = (2.0, 9.0)  # how long one attempt may take; the service itself waits for ten seconds
 AGAIN_S = (0.05, 0.6)  # shorter than Retry-After asks for: retries that come too early must be as harmless
 GIVES_UP = 0.03  # of the sends are tried once or twice and then left alone
@@ -80,8 +81,12 @@ def sign_up(db: psycopg.Connection[Any], keys: Keys, issuer: str, chance: random
 class Failover(httpx.AsyncBaseTransport):
     """Asks one copy of the service, and after a failure the next: what a load balancer or a careful client does."""
 
-    def __init__(self, under: httpx.AsyncBaseTransport, ports: Sequence[int], first: int) -> None:
-        self.under, self.ports, self.at = under, ports, first % len(ports)
+    def __init__(self, ports: Sequence[int], first: int) -> None:
+        self.under, self.ports, self.at = (
+            httpx.AsyncHTTPTransport(verify=TLS, trust_env=False),
+            ports,
+            first % len(ports),
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As asked, on another port."""
