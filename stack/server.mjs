@@ -6,6 +6,7 @@
 //   C  ISO 8601 times, numeric as a number     G  signed Storage URLs as storage-api answers them
 //   D  SQLSTATE decides the HTTP status        H  the claims of hosted Auth, ES256 on request
 //   I  size limit and stored type of objects   J  a queue as long as people wait
+//   K  503 while the database is away
 //
 // It touches internals of lite, so package.json pins every version exactly.
 //
@@ -319,6 +320,14 @@ async function handle(request, context) {
   return isSession ? hostedSession(answer) : answer;
 }
 
+// K: without its database PostgREST answers 503; lite 500 in plain text, or that there is no such function.
+async function handleOrSayAway(request, context) {
+  const answer = await handle(request, context);
+  if (![404, 500].includes(answer.status) || !new URL(request.url).pathname.startsWith("/rest/")) return answer;
+  const away = () => refusal(503, "PGRST001", "Database connection error. Retrying the connection.");
+  return sql`select 1`.then(() => answer, away);
+}
+
 // /realtime/*: passed on as it came. While Realtime starts again after a crash, clients are told to come back.
 const realtime = { host: "127.0.0.1", port: Number(env.STACK_REALTIME_PORT) };
 const isRealtime = (request) => request.url.startsWith("/realtime/");
@@ -358,7 +367,7 @@ function passUpgrade(request, socket, head) {
   socket.on("close", () => onward.destroy());
 }
 
-const server = createAdaptorServer({ fetch: handle });
+const server = createAdaptorServer({ fetch: handleOrSayAway });
 const [answer] = server.listeners("request");
 server.removeAllListeners("request");
 server.on("request", (request, response) => (isRealtime(request) ? passRequest : answer)(request, response));
