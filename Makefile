@@ -7,7 +7,7 @@ N ?= 2
 T ?= tests
 COVERAGE = $(if $(COV),--cov --cov-report=term --cov-fail-under=90)
 
-.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench-realtime bench-load soak chaos bench-sql
+.PHONY: help setup matrix run test test-all serve worker env stop reset lint format schema openapi types events advisors drift check lock bench bench-realtime bench-load soak chaos bench-sql
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -77,6 +77,11 @@ drift: setup ## Fail when a generated file (schema, OpenAPI, errors, settings, t
 	  $(PY) -m app $${d%.*} | diff -u docs/$$d - || { echo "docs/$$d is out of date: make openapi" >&2; exit 1; }; \
 	done
 	@$(PY) -m clients.generate --check
+
+# PEERS=ours,constant leaves out what has to be installed; ROUNDS, SECONDS and PAIRS make it shorter or longer.
+bench: setup ## Measure send, inbox and history beside Litestar's floor, Next.js and FastAPI, and what we add
+	@$(PY) -m bench.http $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PAIRS),--pairs $(PAIRS))
 
 bench-sql: setup ## Measure every SQL function as data grows (20 minutes; SIZES=10k: one)
 	@$(PY) -m bench.sql $(if $(SIZES),--sizes $(SIZES))
