@@ -208,6 +208,7 @@ begin
             limit 500
         loop
             -- What other rules cover stays covered; of what is hidden the text waits for being shown again.
+            continue when v_message.is_sensitive and private.is_masked_for_more(v_message.id);
             select o.body into v_body from private.originals as o where o.message_id = v_message.id;
             v_masked := case
                 when not v_message.is_sensitive then (private.judge_text(v_body, true)).masked_body
@@ -2667,6 +2668,21 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) IS 'Whether one of the two blocks the other.';
+
+CREATE FUNCTION private.is_masked_for_more(p_message_id uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $_$
+begin
+    return exists (
+        select 1
+        from private.verdicts as v
+        where v.message_id = p_message_id and jsonb_path_exists(v.rules, '$[*] ? (@.action == "mask" && @.kind <> "contact")')
+    );
+end;
+$_$;
+
+COMMENT ON FUNCTION private.is_masked_for_more(p_message_id uuid) IS 'Whether rules about something else than contact details masked this message: what is sealed cannot be judged again.';
 
 CREATE FUNCTION private.is_sanctioned(p_user_id uuid, p_kind text) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -6221,9 +6237,11 @@ begin
     if not found then
         return 'gone';
     end if;
-    -- Masked by the rules as they are when others read it first. What is sealed was masked for its contact details.
+    -- Masked by the rules as they are when others read it first. What is sealed keeps the verdict it came with.
     if v_pending.is_sensitive then
-        v_pending.masked_body := case when v_conversation.contact_allowed_at is null then v_pending.masked_body end;
+        if v_conversation.contact_allowed_at is not null and not private.is_masked_for_more(p_message_id) then
+            v_pending.masked_body := null;
+        end if;
     else
         v_pending.masked_body := (
             private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
@@ -9102,6 +9120,8 @@ REVOKE ALL ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) 
 REVOKE ALL ON FUNCTION private.is_allowed_line(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.is_blocked_pair(p_a uuid, p_b uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.is_masked_for_more(p_message_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.is_sanctioned(p_user_id uuid, p_kind text) FROM PUBLIC;
 
