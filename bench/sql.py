@@ -222,6 +222,11 @@ class Scene:
         self.blocked = world.pairs[-3][1]
         call(me, "block_user", user_id=self.blocked)
         self.deep = deep_cursor(admin, world.large)
+        self.gig = data.one(
+            admin,
+            "select max(c.gig_id::text) from public.conversations as c where %s in (c.direct_low, c.direct_high)",
+            [world.large],
+        )
         # A sealed message, a job of the classifier's queue and one handed out.
         vault = Vault(settings.message_keys({"MESSAGE_KEYS": keys.message_keys}))
         about = About(me, str(uuid.uuid4()), conversation_id=world.ordinary)
@@ -250,7 +255,7 @@ class Scene:
         for one, _, conversation in world.pairs[DESK:-3]:
             write(one, conversation_id=conversation)
         self.job = call(None, "claim_classifications", limit=1, lease_s=600)["jobs"][0]
-        # Cursors after which nothing, ten and a hundred messages have changed, in ten conversations.
+        # Cursors after which a hundred and then ten messages have come, in ten conversations; then one; then nothing.
         self.friends = [
             (str(row[0]), str(row[1]))
             for row in admin.execute(
@@ -263,10 +268,15 @@ class Scene:
             )
         ]
         self.cursors = {}
-        for left, count in ((100, 90), (10, 10), (0, 0)):
+        for left, count in ((100, 90), (10, 10)):
             self.cursors[left] = call(me, "sync")["cursor"]
             for _, (friend, conversation) in zip(range(count), itertools.cycle(self.friends), strict=False):
                 write(friend, conversation_id=conversation)
+        self.cursor_of_large = call(world.large, "sync")["cursor"]
+        write(me, conversation_id=world.long)
+        self.cursors[1] = call(me, "sync")["cursor"]
+        write(peer, conversation_id=world.ordinary)
+        self.cursors[0] = call(me, "sync")["cursor"]
 
     def calls(self) -> list[Call]:
         """Every function of the catalogue at least once."""
@@ -300,7 +310,7 @@ class Scene:
             Call("list_inbox", "50 of 10,000, from the middle", large, {"limit": 50, "cursor": self.deep}),
             Call("list_inbox", "50 unread of 10,000", large, {"limit": 50, "unread": True}),
             Call("list_inbox", "with somebody, of 10,000", large, {"limit": 50, "with_user_id": me}),
-            Call("list_inbox", "about a gig, of 10,000", large, {"limit": 50, "gig_id": str(uuid.UUID(int=7))}),
+            Call("list_inbox", "about a gig, of 10,000", large, {"limit": 50, "gig_id": self.gig}),
             Call("list_inbox", "searched, of 10,000", large, {"limit": 50, "q": "moreau"}),
             Call("list_members", "10 of 64", me, {"conversation_id": w.group, "limit": 10}),
             Call("list_members", "64", me, {"conversation_id": w.group, "limit": 100}),
@@ -340,6 +350,8 @@ class Scene:
             Call("set_typing", "", me, {"conversation_id": w.ordinary}),
             Call("sync", "first", me, {}),
             Call("sync", "nothing new", me, {"cursor": self.cursors[0]}),
+            Call("sync", "1 message, of 100 conversations", me, {"cursor": self.cursors[1]}),
+            Call("sync", "1 message, of 10,000 conversations", large, {"cursor": self.cursor_of_large}),
             Call("sync", "10 messages", me, {"cursor": self.cursors[10]}),
             Call("sync", "100 messages", me, {"cursor": self.cursors[100]}),
             Call("undo_moderation_action", "", mod, {"action_id": self.action, "note": "x"}),
