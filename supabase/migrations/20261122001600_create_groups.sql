@@ -66,12 +66,18 @@ begin
     -- Being added by somebody one has never talked with is a first contact, like a first message.
     select array_agg(u.user_id order by u.user_id) into v_strangers
     from unnest(p_user_ids) as u (user_id)
-    where u.user_id <> p_me and not exists (
-        select 1
+    where u.user_id <> p_me and u.user_id <> all(array(
+        select b.user_id
         from public.conversation_members as a
-        inner join public.conversation_members as b on a.conversation_id = b.conversation_id
-        where a.user_id = p_me and b.user_id = u.user_id and a.left_at is null and b.left_at is null
-    );
+        -- One conversation after the other: a plain join would let the planner read all members of everything.
+        cross join lateral (
+            select t.user_id
+            from public.conversation_members as t
+            where t.conversation_id = a.conversation_id and t.left_at is null
+            offset 0
+        ) as b
+        where a.user_id = p_me and a.left_at is null
+    ));
 
     perform private.create_heads(v_concerned);
     v_position := private.move_heads(v_concerned, v_conversation.position);
