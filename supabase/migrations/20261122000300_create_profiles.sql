@@ -5,6 +5,7 @@
 --            drop function private.insert_profile(uuid, jsonb); drop function private.profile_json(uuid);
 --            drop function private.profile_shape(uuid, public.profiles);
 --            drop function private.has_account();
+--            drop function private.active_among(uuid[]);
 --            drop function private.account_is_active(uuid); drop table private.profile_settings;
 --            drop table public.profiles;
 --
@@ -87,6 +88,37 @@ $$;
 comment on function private.account_is_active(uuid) is
 'Definer, because only it may read Auth''s table. Whether the account exists, is neither deleted nor banned in Auth, nor suspended.';
 revoke all on function private.account_is_active(uuid) from public, anon, authenticated, service_role;
+
+create function private.active_among(p_user_ids uuid[])
+returns uuid[]
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+    return array(
+        select u.id
+        from auth.users as u
+        where
+            u.id = any(p_user_ids)
+            and u.deleted_at is null
+            and (u.banned_until is null or u.banned_until < now())
+            and not exists (
+                select 1
+                from private.sanctions as s
+                where
+                    s.user_id = u.id
+                    and s.kind = 'suspend'
+                    and s.lifted_at is null
+                    and (s.ends_at is null or s.ends_at > clock_timestamp())
+            )
+    );
+end;
+$$;
+comment on function private.active_among(uuid[]) is
+'Definer, because only it may read Auth''s table. Those of these people for whom account_is_active is true, for a page of them.';
+revoke all on function private.active_among(uuid[]) from public, anon, authenticated, service_role;
 
 create function private.has_account()
 returns boolean

@@ -3,7 +3,7 @@
 -- Locks:     none.
 -- Undo:      drop function private.receipt_json(public.conversation_members); drop function private.conversation_json(uuid, uuid);
 --            drop function private.conversations_json(uuid, uuid[]);
---            drop function private.conversation_rest(public.conversations, json);
+--            drop function private.conversation_rest(public.conversations, json); drop function private.people_json(uuid[]);
 --            drop function private.conversation_facts(public.conversations, public.conversation_members, private.standing);
 --            drop function private.live_topic(public.conversations, uuid, boolean);
 --            drop function private.standing_between(uuid, uuid); drop type private.standing;
@@ -117,7 +117,11 @@ begin
         limit 1
     ) as p on true
     cross join lateral (
-        select v_hides and private.has_blocked(p_viewer_id, m.from_user_id) and exists (
+        select v_hides and exists (
+            select 1
+            from private.blocks as b
+            where b.blocker_id = p_viewer_id and b.blocked_id = m.from_user_id
+        ) and exists (
             select 1
             from public.conversations as c
             where c.id = k.conversation_id and c.kind = 'group'
@@ -244,25 +248,26 @@ comment on function private.conversation_facts(public.conversations, public.conv
 revoke all on function private.conversation_facts(public.conversations, public.conversation_members, private.standing)
 from public, anon, authenticated, service_role;
 
-create function private.conversation_rest(p_conversation public.conversations, p_last_message json)
-returns json
+create function private.people_json(p_conversation_ids uuid[])
+returns table (ordinal bigint, members json, member_count bigint)
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
     -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
-    return (
+    return query
+    select k.ordinal, o.members, o.member_count
+    from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+    cross join lateral (select t.kind from public.conversations as t where t.id = k.id limit 1) as c
+    cross join lateral (
         select
-            json_build_object(
-                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8),
-                'memberCount', count(*),
-                'lastMessage', p_last_message
-            )
+            json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8) as members,
+            count(*) as member_count
         from (
             select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
             from public.conversation_members as t
-            where t.conversation_id = p_conversation.id and (t.left_at is null or p_conversation.kind = 'direct')
+            where t.conversation_id = k.id and (t.left_at is null or c.kind = 'direct')
         ) as m
         left join lateral (
             select t as profile
@@ -270,6 +275,23 @@ begin
             where t.user_id = m.user_id and m.ordinal <= 8
             limit 1
         ) as p on true
+    ) as o;
+end;
+$$;
+comment on function private.people_json(uuid[]) is
+'Of each conversation: the cards of its people (of a group the first eight, by time of joining), and how many it has.';
+revoke all on function private.people_json(uuid[]) from public, anon, authenticated, service_role;
+
+create function private.conversation_rest(p_conversation public.conversations, p_last_message json)
+returns json
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return (
+        select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', p_last_message)
+        from private.people_json(array[p_conversation.id]) as p
     );
 end;
 $$;
@@ -284,31 +306,52 @@ stable
 set search_path = ''
 as $$
 declare
-    -- The newest message of each, or none where the person has come later.
-    v_seqs constant bigint[] := array(
-        select case when c.last_seq >= m.visible_from_seq then c.last_seq end
-        from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
-        cross join lateral (select t.last_seq from public.conversations as t where t.id = k.id limit 1) as c
-        cross join lateral (
-            select t.visible_from_seq
-            from public.conversation_members as t
-            where t.conversation_id = k.id and t.user_id = p_user_id
-            limit 1
-        ) as m
-        order by k.ordinal
-    );
+    v_seqs bigint[];
+    v_other_ids uuid[];
+    v_active_ids uuid[];
+    v_blocked_ids uuid[];
+    v_blocker_ids uuid[];
 begin
+    -- The newest message of each, or none where the person has come later; the other person of each direct one.
+    select
+        array_agg(case when c.last_seq >= m.visible_from_seq then c.last_seq end order by k.ordinal),
+        array_agg(private.direct_other(c.conversation, p_user_id) order by k.ordinal)
+    into v_seqs, v_other_ids
+    from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+    cross join lateral (
+        select t as conversation, t.last_seq
+        from public.conversations as t
+        where t.id = k.id
+        limit 1
+    ) as c
+    cross join lateral (
+        select t.visible_from_seq
+        from public.conversation_members as t
+        where t.conversation_id = k.id and t.user_id = p_user_id
+        limit 1
+    ) as m;
+    -- As standing_between, for all of them.
+    v_active_ids := private.active_among(v_other_ids);
+    v_blocker_ids := private.blockers_among(v_other_ids, p_user_id);
+    v_blocked_ids := array(
+        select b.blocked_id
+        from private.blocks as b
+        where b.blocker_id = p_user_id and b.blocked_id = any(v_other_ids)
+    );
     return coalesce((
         select json_agg(
             private.joined(
-                private.conversation_facts(
-                    c.conversation, me.member, private.standing_between(p_user_id, private.direct_other(c.conversation, p_user_id))
-                ),
-                private.conversation_rest(c.conversation, l.message)
+                private.conversation_facts(c.conversation, me.member, row(
+                    coalesce(k.other_id = any(v_blocked_ids), false),
+                    k.other_id is null or (
+                        k.other_id = any(v_active_ids) and k.other_id <> all(v_blocked_ids) and k.other_id <> all(v_blocker_ids)
+                    )
+                )::private.standing),
+                json_build_object('members', o.members, 'memberCount', o.member_count, 'lastMessage', l.message)
             )
             order by k.ordinal
         )
-        from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+        from unnest(p_conversation_ids, v_other_ids) with ordinality as k (id, other_id, ordinal)
         cross join lateral (select t as conversation from public.conversations as t where t.id = k.id limit 1) as c
         cross join lateral (
             select t as member
@@ -316,6 +359,7 @@ begin
             where t.conversation_id = k.id and t.user_id = p_user_id
             limit 1
         ) as me
+        left join private.people_json(p_conversation_ids) as o on k.ordinal = o.ordinal
         left join private.messages_json(p_user_id, p_conversation_ids, v_seqs) as l on k.ordinal = l.ordinal
     ), '[]');
 end;

@@ -1,7 +1,7 @@
 -- Purpose:   when a person was last here, to the minute, for those it is shared with.
 -- Consumers: Member shapes; noted by sends, receipts and typing.
 -- Locks:     none on existing tables.
--- Undo:      drop function private.last_seen_at(uuid, uuid); drop function private.note_seen(uuid); drop table private.last_seen;
+-- Undo:      drop function private.last_seen_among(uuid, uuid[]); drop function private.note_seen(uuid); drop table private.last_seen;
 set lock_timeout = '4s';
 
 create table private.last_seen (
@@ -31,24 +31,38 @@ $$;
 comment on function private.note_seen(uuid) is 'Notes that a person is here now; writes at most once a minute.';
 revoke all on function private.note_seen(uuid) from public, anon, authenticated, service_role;
 
-create function private.last_seen_at(p_viewer_id uuid, p_user_id uuid)
-returns text
+create function private.last_seen_among(p_viewer_id uuid, p_user_ids uuid[])
+returns table (user_id uuid, seen_at timestamptz)
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+    v_active_ids constant uuid[] := private.active_among(p_user_ids);
 begin
-    if exists (
-        select 1
-        from private.profile_settings as s
-        where s.user_id in (p_viewer_id, p_user_id) and s.hides_last_seen and p_viewer_id <> p_user_id
-    ) or private.is_blocked_pair(p_viewer_id, p_user_id) or not private.account_is_active(p_user_id) then
-        return null;
-    end if;
-    return (select private.iso_time(l.seen_at) from private.last_seen as l where l.user_id = p_user_id);
+    return query
+    select l.user_id, l.seen_at
+    from private.last_seen as l
+    where
+        l.user_id = any(v_active_ids)
+        and (l.user_id = p_viewer_id or not exists (
+            select 1
+            from private.profile_settings as s
+            where s.user_id in (p_viewer_id, l.user_id) and s.hides_last_seen
+        ))
+        and not exists (
+            select 1
+            from private.blocks as b
+            where b.blocker_id = p_viewer_id and b.blocked_id = l.user_id
+        )
+        and not exists (
+            select 1
+            from private.blocks as b
+            where b.blocker_id = l.user_id and b.blocked_id = p_viewer_id
+        );
 end;
 $$;
-comment on function private.last_seen_at(uuid, uuid) is
-'When p_user_id was last here, to the minute; null when either of the two hides it or blocks the other, and, so that a '
+comment on function private.last_seen_among(uuid, uuid[]) is
+'When these people were last here, to the minute. Nobody is in it when either of the two hides it or blocks the other, nor, so that a '
 'block looks like nothing else, when the account is not active: who does not tell is not told.';
-revoke all on function private.last_seen_at(uuid, uuid) from public, anon, authenticated, service_role;
+revoke all on function private.last_seen_among(uuid, uuid[]) from public, anon, authenticated, service_role;

@@ -8,7 +8,7 @@
 --            drop function private.end_membership(uuid, uuid); drop function public.add_members(uuid, uuid[], text);
 --            drop function private.add_members(uuid, uuid[], text); drop function private.manage_group(uuid, uuid);
 --            drop function public.list_members(uuid, integer, text); drop function private.list_members(uuid, integer, text);
---            drop function private.member_json(public.conversation_members);
+--            drop function private.members_json(public.conversation_members[]);
 --            drop function public.create_group(text, uuid[], uuid, uuid); drop function private.create_group(text, uuid[], uuid, uuid);
 --            drop function private.join_group(uuid, uuid, uuid[], uuid[], text, private.settings); drop table private.group_keys;
 set lock_timeout = '4s';
@@ -230,23 +230,39 @@ comment on function public.create_group(text, uuid[], uuid, uuid) is
 revoke all on function public.create_group(text, uuid[], uuid, uuid) from public, anon, authenticated, service_role;
 grant execute on function public.create_group(text, uuid[], uuid, uuid) to authenticated;
 
-create function private.member_json(p_member public.conversation_members)
+create function private.members_json(p_members public.conversation_members[])
 returns json
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-    return private.joined(private.profile_json(p_member.user_id), json_build_object(
-        'role', p_member.role,
-        'joinedAt', private.iso_time(p_member.joined_at),
-        'lastSeenAt', private.last_seen_at(auth.uid(), p_member.user_id)
-    ));
+    return coalesce((
+        select json_agg(
+            private.joined(
+                private.profile_shape(m.user_id, p.profile),
+                json_build_object(
+                    'role', m.role,
+                    'joinedAt', private.iso_time(m.joined_at),
+                    'lastSeenAt', private.iso_time(l.seen_at)
+                )
+            )
+            order by m.joined_at, m.user_id
+        )
+        from unnest(p_members) as m
+        left join lateral (
+            select t as profile
+            from public.profiles as t
+            where t.user_id = m.user_id
+            limit 1
+        ) as p on true
+        left join private.last_seen_among(auth.uid(), array(select t.user_id from unnest(p_members) as t)) as l on m.user_id = l.user_id
+    ), '[]');
 end;
 $$;
-comment on function private.member_json(public.conversation_members) is
-'Shape Member: Profile with role, joinedAt and, if it is shared, lastSeenAt.';
-revoke all on function private.member_json(public.conversation_members) from public, anon, authenticated, service_role;
+comment on function private.members_json(public.conversation_members[]) is
+'Shape Member of each, by time of joining: Profile with role, joinedAt and, if it is shared, lastSeenAt.';
+revoke all on function private.members_json(public.conversation_members[]) from public, anon, authenticated, service_role;
 
 create function private.list_members(p_conversation_id uuid, p_limit integer, p_cursor text)
 returns jsonb
@@ -287,10 +303,7 @@ begin
         limit p_limit + 1
     ) as m;
     return jsonb_build_object(
-        'members', coalesce((
-            select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
-            from unnest(v_members[:p_limit]) as m
-        ), '[]'::jsonb),
+        'members', private.members_json(v_members[:p_limit]),
         'nextCursor', case when cardinality(v_members) > p_limit then private.inbox_cursor(
             false, v_members[p_limit].joined_at, v_members[p_limit].user_id
         ) end
@@ -407,11 +420,11 @@ begin
             v_me, p_conversation_id, v_new_ids, v_promoted_ids, coalesce(p_role, 'member'), v_settings
         );
     end if;
-    return jsonb_build_object('members', coalesce((
-        select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
+    return jsonb_build_object('members', private.members_json(array(
+        select m
         from public.conversation_members as m
         where m.conversation_id = p_conversation_id and m.user_id = any(v_user_ids) and m.left_at is null
-    ), '[]'::jsonb));
+    )));
 end;
 $$;
 comment on function private.add_members(uuid, uuid[], text) is
