@@ -23,15 +23,15 @@ MORE = data.Shape(messages=60_000, people=6000, long=30_000, large=10_000)
 
 # A call, the same with more of something, and how many statements one more of it may take. 0: nothing is asked for row by row.
 PAGES_AND_GROUPS = [
-    ("list_inbox: 10 of 100", "list_inbox: 50 of 100", 40, 5),
+    ("list_inbox: 10 of 100", "list_inbox: 50 of 100", 40, 0),
     ("list_inbox: 50 of 100", "list_inbox: 50 of 10,000", 1400, 0),
     ("list_inbox: 50 of 10,000", "list_inbox: 50 of 10,000, from the middle", 700, 0),
     ("list_conversations: 50 of 100", "list_conversations: 50 of 10,000, from the middle", 1400, 0),
-    ("list_messages: 10, ordinary", "list_messages: 100, long", 90, 1),
+    ("list_messages: 10, ordinary", "list_messages: 100, long", 90, 0),
     ("get_conversation: ordinary", "get_conversation: group of 64", 62, 0),
     ("get_conversation: ordinary", "get_conversation: long", 1950, 0),
-    ("list_members: 10 of 64", "list_members: 64", 54, 5),
-    ("sync: 10 messages", "sync: 100 messages", 90, 1),
+    ("list_members: 10 of 64", "list_members: 64", 54, 0),
+    ("sync: 10 messages", "sync: 100 messages", 90, 0),
     ("unread_counts: 100", "unread_counts: 10,000", 1400, 0),
     ("send_message: direct", "send_message: to a long conversation", 1950, 0),
     ("send_message: direct", "send_message: to somebody with 10,000", 1400, 0),
