@@ -29,27 +29,27 @@ comment on column private.paces.recent is
 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';
 
 create function private.lock_pace(p_user_id uuid, p_kind text)
-returns timestamptz[]
+returns private.paces
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
-    v_happened_at timestamptz[];
+    v_pace private.paces;
 begin
     loop
-        select p.happened_at into v_happened_at
+        select p.* into v_pace
         from private.paces as p
         where p.user_id = p_user_id and p.kind = p_kind
         for no key update;
         exit when found;
         insert into private.paces (user_id, kind) values (p_user_id, p_kind) on conflict do nothing;
     end loop;
-    return v_happened_at;
+    return v_pace;
 end;
 $$;
 comment on function private.lock_pace(uuid, text) is
-'Locks one pace row until the transaction ends, makes it if need be, and returns its times.';
+'Locks one pace row until the transaction ends, makes it if need be, and returns it.';
 revoke all on function private.lock_pace(uuid, text) from public, anon, authenticated, service_role;
 
 create function private.pace_active(p_happened_at timestamptz[], p_window_s integer, p_now timestamptz)
@@ -148,7 +148,7 @@ volatile
 set search_path = ''
 as $$
 declare
-    v_happened_at constant timestamptz[] := private.lock_pace(p_user_id, p_kind);
+    v_happened_at constant timestamptz[] := (private.lock_pace(p_user_id, p_kind)).happened_at;
     v_now constant timestamptz := clock_timestamp();
 begin
     perform private.check_pace(v_happened_at, p_count_max, p_window_s, v_now);

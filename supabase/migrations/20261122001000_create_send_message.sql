@@ -388,8 +388,7 @@ declare
     v_me constant uuid := private.require_caller();
     v_body constant text := private.normalize_text(p_body);
     v_settings private.settings;
-    v_sent_at timestamptz[];
-    v_recent bigint[];
+    v_pace private.paces;
     v_now timestamptz;
     v_conversation_id uuid;
     v_conversation public.conversations;
@@ -421,7 +420,7 @@ begin
     end if;
 
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
-    v_sent_at := private.lock_pace(v_me, 'send');
+    v_pace := private.lock_pace(v_me, 'send');
     select s.* into v_settings from private.settings as s;
     perform private.require_writer(v_me, v_settings);
 
@@ -491,7 +490,7 @@ begin
             'conversation', private.conversation_json(v_me, v_conversation_id)
         );
     else
-        perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
+        perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
         if v_conversation.kind = 'direct' then
             v_other := private.direct_other(v_conversation, v_me);
@@ -511,27 +510,29 @@ begin
 
         -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
         v_now := clock_timestamp();
-        v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0 and not exists (
-            select 1
-            from public.conversations as c
-            where
-                c.kind = 'direct' and c.direct_low = least(v_me, v_other) and c.direct_high = greatest(v_me, v_other)
-                and c.last_seq > 0
-        );
-        select p.recent into v_recent from private.paces as p where p.user_id = v_me and p.kind = 'send';
+        v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0;
+        if v_is_first_contact then
+            v_is_first_contact := not exists (
+                select 1
+                from public.conversations as c
+                where
+                    c.kind = 'direct' and c.direct_low = least(v_me, v_other) and c.direct_high = greatest(v_me, v_other)
+                    and c.last_seq > 0
+            );
+        end if;
         v_text_digest := case when p_envelope is null then private.text_digest(v_body) else v_sealed.text_digest end;
         v_behaviour := private.judge_behaviour(
-            v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
+            v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
             v_is_first_contact and case when p_envelope is null then private.has_link(v_body) else v_sealed.has_link end, v_now
         );
         v_verdict := private.stronger(
             private.judge_send(v_body, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
         );
-        v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
+        v_pace.recent := private.recent_with(v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
             -- Not a send, but as many as sends and no more: or words could be tried without end, each leaving a verdict.
             perform private.take_pace(v_me, 'refused', v_settings.send_count_max, v_settings.send_window_s);
-            update private.paces as p set recent = v_recent where p.user_id = v_me and p.kind = 'send';
+            update private.paces as p set recent = v_pace.recent where p.user_id = v_me and p.kind = 'send';
             perform private.keep_verdict(
                 v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
             );
@@ -571,14 +572,14 @@ begin
             v_seq := v_conversation.last_seq + 1;
             v_now := (v_answer -> 'message' ->> 'createdAt')::timestamptz;
         end if;
-        v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now, v_recent);
+        v_pace.happened_at := private.keep_pace(v_me, 'send', v_pace.happened_at, v_settings.send_window_s, v_now, v_pace.recent);
         v_is_created := true;
     end if;
 
     return v_answer || jsonb_build_object(
         'created', v_is_created,
         'held', v_seq is null,
-        'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
+        'pace', private.pace_json(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
     );
 end;
 $$;
