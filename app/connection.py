@@ -26,7 +26,7 @@ TICK_S = 5.0
 TAKEN_BYTES_MIN = 2 * 1024
 # A browser does not pipeline, other clients send a few; each waiting one costs about 3 KiB.
 PIPELINED_COUNT_MAX = 16
-# A connection at rest costs about 8 KiB here, and the kernel's buffers.
+# A kept connection costs about 12 KiB here, and the buffers of the kernel.
 CONNECTIONS_COUNT_MAX = 10_000
 # One too many is told so and has this long to take it, if no more than so many are being told.
 TURNED_AWAY_S, TURNED_AWAY_COUNT_MAX = 1.0, 100
