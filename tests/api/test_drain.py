@@ -192,7 +192,7 @@ async def not_listening(served: Served) -> bool:
 
 async def test_a_load_balancer_has_time_to_notice(tmp_path: Path) -> None:
     """With DRAIN_DELAY_S, readiness says so at once, and everything is served until then, on new connections too."""
-    async with serving(tmp_path / "log", DRAIN_DELAY_S="1.5") as served:
+    async with serving(tmp_path / "log", DRAIN_DELAY_S="1") as served:
         served.gate.set()
         kept = await served.connect(served.head("GET", "/health/ready"))
         assert await kept.answer() == 200
@@ -204,22 +204,23 @@ async def test_a_load_balancer_has_time_to_notice(tmp_path: Path) -> None:
             ready = await served.connect(served.head("GET", "/health/ready"))
             return await ready.answer() == 503
 
-        async with asyncio.timeout(1.4):
+        async with asyncio.timeout(0.9):
             while not await drains():
                 pass
         answered = 0
-        while time.monotonic() < began + 1.3:
+        while time.monotonic() < began + 0.8:
             assert await (await served.connect(served.read)).rest() == [200]
             answered += 1
-        assert answered > 3
+        assert answered
         assert await (await served.connect(served.head("GET", "/health/live"))).rest() == [200]
         await kept.send(served.read)
         assert await kept.rest() == [200, 200]
         assert kept.said_close == [False, True]
         assert await served.exit_code() == 0
-        assert time.monotonic() - began < 1.5 + SILENT_S + 3
+        assert time.monotonic() - began < 1 + SILENT_S + 3
 
 
+@pytest.mark.slow
 async def test_what_hangs_beyond_every_deadline_is_cut_short_with_an_error(tmp_path: Path) -> None:
     """A second Ctrl-C does not wait; who still waits is told that the outcome is not known."""
     async with serving(tmp_path / "log") as served:
