@@ -193,6 +193,11 @@ class Watch:
             since = {key: at for key, at in since.items() if key in seen}
 
 
+def add_bucket(cluster: Attached, name: str) -> None:
+    with cluster.cluster.connect(name) as connection:
+        connection.execute("insert into storage.buckets (id, name) values ('traffic', 'traffic')")
+
+
 class Growing:
     """A database without our migrations, and a project directory to which they are added one by one."""
 
@@ -206,8 +211,7 @@ class Growing:
             made = sql.SQL("create database {} owner postgres template template0")
             connection.execute(made.format(sql.Identifier(name)))
         database.bootstrap_database(cluster.cluster, name, self.project, cluster.keys)
-        with cluster.cluster.connect(name) as connection:
-            connection.execute("insert into storage.buckets (id, name) values ('traffic', 'traffic')")
+        add_bucket(cluster, name)
 
     def add(self, *paths: Path) -> None:
         for path in paths:
@@ -307,3 +311,32 @@ def test_a_migration_gives_up_rather_than_hold_everybody_up(growing: Growing) ->
         index = "select indisvalid from pg_index where indexrelid = 'public.profiles_locale_idx'::regclass"
         assert connection.execute(index).fetchone() == (True,)
     assert not traffic.errors, "\n".join(traffic.errors[:20])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_functions_are_replaced_while_they_are_called(cluster: Attached, worker: str) -> None:
+    """What the next release mostly does, `create or replace`: of all at once, it waits for and breaks nobody."""
+    name = cluster.clone(f"replaced_{worker}")
+    try:
+        add_bucket(cluster, name)
+        traffic = Traffic(cluster.cluster.url(name, "supabase_admin"))
+        with traffic.running(), psycopg.connect(cluster.cluster.url(name), autocommit=True) as connection:
+            functions = connection.execute(
+                "select pg_get_functiondef(p.oid) from pg_proc as p where p.prokind = 'f' and p.pronamespace"
+                " in ('public'::regnamespace, 'private'::regnamespace) and pg_get_userbyid(p.proowner) = 'postgres'"
+            ).fetchall()
+            assert len(functions) > 100
+            for _ in range(5):
+                sent = traffic.done["send"]
+                with connection.transaction():
+                    for (definition,) in functions:
+                        connection.execute(definition)
+                deadline = time.monotonic() + 30
+                while traffic.done["send"] < sent + 3:
+                    assert time.monotonic() < deadline, traffic.errors[:5]
+                    time.sleep(0.01)
+        assert not traffic.errors, "\n".join(traffic.errors[:20])
+        assert not [kind for kind in traffic.done if kind.endswith("not yet")]
+    finally:
+        cluster.drop(name)
