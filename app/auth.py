@@ -72,6 +72,11 @@ class KeySet:
         self._lock = asyncio.Lock()
         self.generation = 0
 
+    @property
+    def are_known(self) -> bool:
+        """Whether there was ever an answer; what it said is kept."""
+        return self._keys is not None
+
     async def find(self, kid: str) -> tuple[str, Any] | None:
         """Algorithm and key of this id, or None when the project has no such key; Problem when nobody knows yet."""
         if self._keys is None or kid not in self._keys or self._now_s() - self._fetched_at_s > _KEYS_FRESH_S:

@@ -1,7 +1,8 @@
 """The service, joined once: settings, door, verifier, limits, routes, handlers. No logic."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -15,6 +16,9 @@ from app.sensitive import Sealer
 from app.settings import Settings
 from app.supabase import Supabase
 from app.wire import ApiRequest
+
+# A load balancer does not wait for a whole deadline to learn that there are no keys.
+_KEYS_WAIT_S = 3.0
 
 
 def create_app(config: Settings) -> Edge:
@@ -31,8 +35,11 @@ def create_app(config: Settings) -> Edge:
 
     async def probe() -> str | None:
         why = await supabase.why_not()
-        if why is None and config.supabase_jwt_secret is None and not await keys.refresh():
-            return "keys"
+        if why is None and config.supabase_jwt_secret is None and not keys.are_known:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KEYS_WAIT_S):
+                    await keys.refresh()
+            return None if keys.are_known else "keys"
         return why
 
     async def admit(request: Request[Any, Any, Any]) -> None:

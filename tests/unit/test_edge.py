@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app import log, main, wire
+from app import auth, log, main, wire
 from app.edge import Edge
 from app.routes.health import Readiness
 from tests.unit.fakes import (
@@ -521,6 +521,29 @@ async def test_ready_needs_keys_when_there_is_no_secret() -> None:
 
     async with upstream(script) as up, serving(config(up.url, supabase_jwt_secret=None)) as client:
         assert problem(await client.get("/health/ready"), 503, "not_ready")["detail"] == "Not usable: keys."
+
+
+async def test_ready_waits_for_no_key_set_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "_KEYS_WAIT_S", 0.1)
+    monkeypatch.setattr(auth, "_KEYS_ASK_FIRST_S", 0.0)
+    monkeypatch.setattr(auth, "_KEYS_ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(Readiness, "FRESH_S", 0.0)
+    hangs = True
+
+    async def script(asked: Asked, _: asyncio.StreamWriter) -> bytes:
+        if "rpc" in asked.path:
+            return refusal("42501", "denied")
+        if hangs:
+            await asyncio.sleep(60)
+        return http(200, {"keys": []})
+
+    async with upstream(script) as up, serving(config(up.url, supabase_jwt_secret=None)) as client:
+        async with asyncio.timeout(5):
+            assert problem(await client.get("/health/ready"), 503, "not_ready")["detail"] == "Not usable: keys."
+            hangs = False
+            assert (await client.get("/health/ready")).status_code == 200
+            hangs = True
+            assert (await client.get("/health/ready")).status_code == 200, "those that were seen are kept"
 
 
 async def test_starts_while_the_upstream_is_away_and_needs_no_restart() -> None:
