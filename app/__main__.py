@@ -49,6 +49,7 @@ def serve() -> None:
             server_header=False,
             # Ours is the only reading of X-Forwarded-For, by TRUSTED_PROXIES.
             proxy_headers=False,
+            timeout_keep_alive=config.keep_alive_s,
         ),
         listeners,
         delay_s=config.drain_delay_s,

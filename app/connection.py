@@ -18,8 +18,8 @@ from app.problems import Problem
 
 # Request line and headers: a token has at most 8 KiB, gateways in front of us take 8 to 32 KiB in all.
 HEAD_BYTES_MAX = 64 * 1024
-# From the connection, or the answer before, to the end of the next head (and of a body nobody wanted). Between requests
-# the server's keep-alive of 5 s ends it sooner; a phone on a bad line needs two round trips.
+# From the connection, or the first byte after an answer, to the end of the next head (and of a body nobody wanted); a
+# phone on a bad line needs two round trips. How long a connection is kept between requests is a setting.
 WAIT_S = 15.0
 # How often a connection is looked at, and what a client must take of an answer meanwhile: less than any modem did.
 TICK_S = 5.0
@@ -87,6 +87,8 @@ class Connection(HttpToolsProtocol):
         if self._is_turned_away:
             return
         self._begins = False
+        if self.timeout_keep_alive_task is not None:
+            self._waits_since_s = self.loop.time()
         # What a head begins in may hold the end of a body before it, and the end of a body may come alone.
         was_in_head = self._in_head
         super().data_received(data)
@@ -156,7 +158,9 @@ class Connection(HttpToolsProtocol):
         unread_before, self._unread_bytes = self._unread_bytes, self.transport.get_write_buffer_size()
         stalls = 0 < unread_before < self._unread_bytes + TAKEN_BYTES_MIN and self._unread_bytes > 0
         is_served = self.cycle is not None and not self.cycle.response_complete
-        waits = not is_served and not self._unread_bytes and self.loop.time() - self._waits_since_s > WAIT_S
+        is_kept = self.timeout_keep_alive_task is not None
+        is_late = self.loop.time() - self._waits_since_s > WAIT_S
+        waits = not (is_served or is_kept or self._unread_bytes) and is_late
         if stalls or waits:
             # Not `close`, which would wait until the client has read the rest.
             self.transport.abort()

@@ -104,6 +104,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="Redis or Valkey in which all copies of the service share the edge limiter. Default: none."),
     ] = None
+    keep_alive_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description="How long a connection is kept between two requests. Behind a load balancer: longer than it "
+            "keeps its own to us (often 60 s), or it sends on one that is just being closed.",
+        ),
+    ] = 5
     # How often a load balancer asks, and how many refusals it wants to see, only its owner knows.
     drain_delay_s: Annotated[
         float,

@@ -23,6 +23,9 @@ class Transport(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
+    def abort(self) -> None:
+        self.closed = True
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -42,12 +45,17 @@ async def refusing(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-@pytest.mark.parametrize("pieces", [1, 7])
-async def test_the_body_of_a_refused_request_is_not_counted_as_a_head(pieces: int) -> None:
+def connected() -> tuple[Connection, Transport]:
     config = Config(refusing, http=Connection, ws="none", log_config=None, access_log=False)
     config.load()
-    connection, transport = Connection(config, State(), {}), Transport()
-    connection.connection_made(transport)
+    made, transport = Connection(config, State(), {}), Transport()
+    made.connection_made(transport)
+    return made, transport
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+async def test_the_body_of_a_refused_request_is_not_counted_as_a_head(pieces: int) -> None:
+    connection, transport = connected()
     body = b" " * (HEAD_BYTES_MAX + 50_000)
     connection.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
     await asyncio.gather(*connection.tasks)
@@ -59,4 +67,18 @@ async def test_the_body_of_a_refused_request_is_not_counted_as_a_head(pieces: in
     connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     await asyncio.gather(*connection.tasks)
     assert transport.written.count(b"HTTP/1.1 413 ") == 2 and not transport.closed
+    connection.connection_lost(None)
+
+
+async def test_only_a_head_that_has_begun_must_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between requests a connection is kept as long as the settings say, whatever time has passed."""
+    connection, transport = connected()
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.gather(*connection.tasks)
+    monkeypatch.setattr("app.connection.WAIT_S", -1.0)
+    connection._look()
+    assert not transport.closed
+    connection.data_received(b"GET")
+    connection._look()
+    assert transport.closed
     connection.connection_lost(None)
