@@ -71,13 +71,13 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, loop: asyncio.AbstractEventLoop, request: bytes) -> asyncio.Future[Answer]:
         """Send a request; the future is its answer, Lost or Unreadable."""
-        self._waiting = loop.create_future()
+        waiting = self._waiting = loop.create_future()
         self._came_bytes = 0
         if self._transport.is_closing():
             self._fail(Lost())
         else:
             self._transport.write(request)
-        return self._waiting
+        return waiting
 
     def give_up(self) -> None:
         """Stop waiting: TimeoutError."""

@@ -89,7 +89,7 @@ class ApiRequest(Request[Caller, Any, State]):
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_PARAMETERS_COUNT_MAX, errors="strict")
         except ValueError:
             raise Problem("validation_failed", "The query is not valid UTF-8, or too long.", pointer="") from None
-        names = {field.encode_name: field.name for field in msgspec.structs.fields(shape)}  # type: ignore[arg-type]
+        names = _names(shape)
         known: dict[str, str] = {}
         for name, value in pairs:
             if name in known:
@@ -152,6 +152,12 @@ class ApiRequest(Request[Caller, Any, State]):
         """The body as the struct the handler declares for `data`; Problem validation_failed with a pointer."""
         field = self.route_handler.parsed_data_field
         return decode(await self.body(), field.annotation if field is not None else dict)
+
+
+@cache
+def _names(shape: Any) -> dict[str, str]:
+    """Names of the wire to names of members; msgspec looks through all annotations for that."""
+    return {field.encode_name: field.name for field in msgspec.structs.fields(shape)}
 
 
 def _check_type(headers: dict[bytes, bytes]) -> None:
