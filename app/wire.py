@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -89,7 +89,7 @@ class ApiRequest(Request[Caller, Any, State]):
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_PARAMETERS_COUNT_MAX, errors="strict")
         except ValueError:
             raise Problem("validation_failed", "The query is not valid UTF-8, or too long.", pointer="") from None
-        names = _names(shape)
+        names = _names(cast(Any, shape))
         known: dict[str, str] = {}
         for name, value in pairs:
             if name in known:
