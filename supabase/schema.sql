@@ -108,6 +108,33 @@ $$;
 
 COMMENT ON FUNCTION private.action_json(p_action_id uuid) IS 'Shape Action: one line of the audit log. For moderators.';
 
+CREATE FUNCTION private.active_among(p_user_ids uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+    return array(
+        select u.id
+        from auth.users as u
+        where
+            u.id = any(p_user_ids)
+            and u.deleted_at is null
+            and (u.banned_until is null or u.banned_until < now())
+            and not exists (
+                select 1
+                from private.sanctions as s
+                where
+                    s.user_id = u.id
+                    and s.kind = 'suspend'
+                    and s.lifted_at is null
+                    and (s.ends_at is null or s.ends_at > clock_timestamp())
+            )
+    );
+end;
+$$;
+
+COMMENT ON FUNCTION private.active_among(p_user_ids uuid[]) IS 'Definer, because only it may read Auth''s table. Those of these people for whom account_is_active is true, for a page of them.';
+
 CREATE FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -162,11 +189,11 @@ begin
             v_me, p_conversation_id, v_new_ids, v_promoted_ids, coalesce(p_role, 'member'), v_settings
         );
     end if;
-    return jsonb_build_object('members', coalesce((
-        select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
+    return jsonb_build_object('members', private.members_json(array(
+        select m
         from public.conversation_members as m
         where m.conversation_id = p_conversation_id and m.user_id = any(v_user_ids) and m.left_at is null
-    ), '[]'::jsonb));
+    )));
 end;
 $$;
 
@@ -1001,25 +1028,9 @@ CREATE FUNCTION private.conversation_rest(p_conversation public.conversations, p
     SET search_path TO ''
     AS $$
 begin
-    -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
     return (
-        select
-            json_build_object(
-                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8),
-                'memberCount', count(*),
-                'lastMessage', p_last_message
-            )
-        from (
-            select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
-            from public.conversation_members as t
-            where t.conversation_id = p_conversation.id and (t.left_at is null or p_conversation.kind = 'direct')
-        ) as m
-        left join lateral (
-            select t as profile
-            from public.profiles as t
-            where t.user_id = m.user_id and m.ordinal <= 8
-            limit 1
-        ) as p on true
+        select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', p_last_message)
+        from private.people_json(array[p_conversation.id]) as p
     );
 end;
 $$;
@@ -1031,31 +1042,52 @@ CREATE FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uu
     SET search_path TO ''
     AS $$
 declare
-    -- The newest message of each, or none where the person has come later.
-    v_seqs constant bigint[] := array(
-        select case when c.last_seq >= m.visible_from_seq then c.last_seq end
-        from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
-        cross join lateral (select t.last_seq from public.conversations as t where t.id = k.id limit 1) as c
-        cross join lateral (
-            select t.visible_from_seq
-            from public.conversation_members as t
-            where t.conversation_id = k.id and t.user_id = p_user_id
-            limit 1
-        ) as m
-        order by k.ordinal
-    );
+    v_seqs bigint[];
+    v_other_ids uuid[];
+    v_active_ids uuid[];
+    v_blocked_ids uuid[];
+    v_blocker_ids uuid[];
 begin
+    -- The newest message of each, or none where the person has come later; the other person of each direct one.
+    select
+        array_agg(case when c.last_seq >= m.visible_from_seq then c.last_seq end order by k.ordinal),
+        array_agg(private.direct_other(c.conversation, p_user_id) order by k.ordinal)
+    into v_seqs, v_other_ids
+    from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+    cross join lateral (
+        select t as conversation, t.last_seq
+        from public.conversations as t
+        where t.id = k.id
+        limit 1
+    ) as c
+    cross join lateral (
+        select t.visible_from_seq
+        from public.conversation_members as t
+        where t.conversation_id = k.id and t.user_id = p_user_id
+        limit 1
+    ) as m;
+    -- As standing_between, for all of them.
+    v_active_ids := private.active_among(v_other_ids);
+    v_blocker_ids := private.blockers_among(v_other_ids, p_user_id);
+    v_blocked_ids := array(
+        select b.blocked_id
+        from private.blocks as b
+        where b.blocker_id = p_user_id and b.blocked_id = any(v_other_ids)
+    );
     return coalesce((
         select json_agg(
             private.joined(
-                private.conversation_facts(
-                    c.conversation, me.member, private.standing_between(p_user_id, private.direct_other(c.conversation, p_user_id))
-                ),
-                private.conversation_rest(c.conversation, l.message)
+                private.conversation_facts(c.conversation, me.member, row(
+                    coalesce(k.other_id = any(v_blocked_ids), false),
+                    k.other_id is null or (
+                        k.other_id = any(v_active_ids) and k.other_id <> all(v_blocked_ids) and k.other_id <> all(v_blocker_ids)
+                    )
+                )::private.standing),
+                json_build_object('members', o.members, 'memberCount', o.member_count, 'lastMessage', l.message)
             )
             order by k.ordinal
         )
-        from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+        from unnest(p_conversation_ids, v_other_ids) with ordinality as k (id, other_id, ordinal)
         cross join lateral (select t as conversation from public.conversations as t where t.id = k.id limit 1) as c
         cross join lateral (
             select t as member
@@ -1063,6 +1095,7 @@ begin
             where t.conversation_id = k.id and t.user_id = p_user_id
             limit 1
         ) as me
+        left join private.people_json(p_conversation_ids) as o on k.ordinal = o.ordinal
         left join private.messages_json(p_user_id, p_conversation_ids, v_seqs) as l on k.ordinal = l.ordinal
     ), '[]');
 end;
@@ -2814,12 +2847,18 @@ begin
     -- Being added by somebody one has never talked with is a first contact, like a first message.
     select array_agg(u.user_id order by u.user_id) into v_strangers
     from unnest(p_user_ids) as u (user_id)
-    where u.user_id <> p_me and not exists (
-        select 1
+    where u.user_id <> p_me and u.user_id <> all(array(
+        select b.user_id
         from public.conversation_members as a
-        inner join public.conversation_members as b on a.conversation_id = b.conversation_id
-        where a.user_id = p_me and b.user_id = u.user_id and a.left_at is null and b.left_at is null
-    );
+        -- One conversation after the other: a plain join would let the planner read all members of everything.
+        cross join lateral (
+            select t.user_id
+            from public.conversation_members as t
+            where t.conversation_id = a.conversation_id and t.left_at is null
+            offset 0
+        ) as b
+        where a.user_id = p_me and a.left_at is null
+    ));
 
     perform private.create_heads(v_concerned);
     v_position := private.move_heads(v_concerned, v_conversation.position);
@@ -3182,23 +3221,37 @@ $$;
 
 COMMENT ON FUNCTION private.keep_verdict(p_me uuid, p_conversation_id uuid, p_message_id uuid, p_client_message_id uuid, p_body text, p_verdict private.judgement) IS 'Records what the rules said about a text, whether or not it became a message.';
 
-CREATE FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) RETURNS text
+CREATE FUNCTION private.last_seen_among(p_viewer_id uuid, p_user_ids uuid[]) RETURNS TABLE(user_id uuid, seen_at timestamp with time zone)
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
+declare
+    v_active_ids constant uuid[] := private.active_among(p_user_ids);
 begin
-    if exists (
-        select 1
-        from private.profile_settings as s
-        where s.user_id in (p_viewer_id, p_user_id) and s.hides_last_seen and p_viewer_id <> p_user_id
-    ) or private.is_blocked_pair(p_viewer_id, p_user_id) or not private.account_is_active(p_user_id) then
-        return null;
-    end if;
-    return (select private.iso_time(l.seen_at) from private.last_seen as l where l.user_id = p_user_id);
+    return query
+    select l.user_id, l.seen_at
+    from private.last_seen as l
+    where
+        l.user_id = any(v_active_ids)
+        and (l.user_id = p_viewer_id or not exists (
+            select 1
+            from private.profile_settings as s
+            where s.user_id in (p_viewer_id, l.user_id) and s.hides_last_seen
+        ))
+        and not exists (
+            select 1
+            from private.blocks as b
+            where b.blocker_id = p_viewer_id and b.blocked_id = l.user_id
+        )
+        and not exists (
+            select 1
+            from private.blocks as b
+            where b.blocker_id = l.user_id and b.blocked_id = p_viewer_id
+        );
 end;
 $$;
 
-COMMENT ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) IS 'When p_user_id was last here, to the minute; null when either of the two hides it or blocks the other, and, so that a block looks like nothing else, when the account is not active: who does not tell is not told.';
+COMMENT ON FUNCTION private.last_seen_among(p_viewer_id uuid, p_user_ids uuid[]) IS 'When these people were last here, to the minute. Nobody is in it when either of the two hides it or blocks the other, nor, so that a block looks like nothing else, when the account is not active: who does not tell is not told.';
 
 CREATE FUNCTION private.leave_all_groups() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -3528,10 +3581,7 @@ begin
         limit p_limit + 1
     ) as m;
     return jsonb_build_object(
-        'members', coalesce((
-            select jsonb_agg(private.member_json(m) order by m.joined_at, m.user_id)
-            from unnest(v_members[:p_limit]) as m
-        ), '[]'::jsonb),
+        'members', private.members_json(v_members[:p_limit]),
         'nextCursor', case when cardinality(v_members) > p_limit then private.inbox_cursor(
             false, v_members[p_limit].joined_at, v_members[p_limit].user_id
         ) end
@@ -3971,26 +4021,45 @@ $$;
 
 COMMENT ON FUNCTION private.lock_own_message(p_me uuid, p_message_id uuid) IS 'Locks the conversation of the caller''s own message and returns the message. Raises PT403 forbidden, PT404 not_found.';
 
-CREATE FUNCTION private.lock_pace(p_user_id uuid, p_kind text) RETURNS timestamp with time zone[]
+CREATE TABLE private.paces (
+    user_id uuid NOT NULL,
+    kind text NOT NULL,
+    happened_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
+    recent bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text, 'report'::text, 'refused'::text, 'profile'::text])))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE private.paces IS 'Times of a person''s counted events inside the window, oldest first. The send row is also the sender row: locked first by every send.';
+
+COMMENT ON COLUMN private.paces.user_id IS 'auth.users.id: the sender, or the recipient of first contacts.';
+
+COMMENT ON COLUMN private.paces.kind IS 'send, refused (by a rule), edit, profile (of a name or picture), report, new_conversation (started by the person) or first_contact (received from a stranger).';
+
+COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the window is dropped at the next write.';
+
+COMMENT ON COLUMN private.paces.recent IS 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';
+
+CREATE FUNCTION private.lock_pace(p_user_id uuid, p_kind text) RETURNS private.paces
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
-    v_happened_at timestamptz[];
+    v_pace private.paces;
 begin
     loop
-        select p.happened_at into v_happened_at
+        select p.* into v_pace
         from private.paces as p
         where p.user_id = p_user_id and p.kind = p_kind
         for no key update;
         exit when found;
         insert into private.paces (user_id, kind) values (p_user_id, p_kind) on conflict do nothing;
     end loop;
-    return v_happened_at;
+    return v_pace;
 end;
 $$;
 
-COMMENT ON FUNCTION private.lock_pace(p_user_id uuid, p_kind text) IS 'Locks one pace row until the transaction ends, makes it if need be, and returns its times.';
+COMMENT ON FUNCTION private.lock_pace(p_user_id uuid, p_kind text) IS 'Locks one pace row until the transaction ends, makes it if need be, and returns it.';
 
 CREATE FUNCTION private.lock_pair(p_a uuid, p_b uuid) RETURNS void
     LANGUAGE plpgsql
@@ -4243,20 +4312,36 @@ $$;
 
 COMMENT ON FUNCTION private.may_write_live_topic(p_topic text, p_extension text) IS 'Definer, because accounts and sanctions are not the caller''s to read. Whether the caller may broadcast or be present on this live topic.';
 
-CREATE FUNCTION private.member_json(p_member public.conversation_members) RETURNS json
+CREATE FUNCTION private.members_json(p_members public.conversation_members[]) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 begin
-    return private.joined(private.profile_json(p_member.user_id), json_build_object(
-        'role', p_member.role,
-        'joinedAt', private.iso_time(p_member.joined_at),
-        'lastSeenAt', private.last_seen_at(auth.uid(), p_member.user_id)
-    ));
+    return coalesce((
+        select json_agg(
+            private.joined(
+                private.profile_shape(m.user_id, p.profile),
+                json_build_object(
+                    'role', m.role,
+                    'joinedAt', private.iso_time(m.joined_at),
+                    'lastSeenAt', private.iso_time(l.seen_at)
+                )
+            )
+            order by m.joined_at, m.user_id
+        )
+        from unnest(p_members) as m
+        left join lateral (
+            select t as profile
+            from public.profiles as t
+            where t.user_id = m.user_id
+            limit 1
+        ) as p on true
+        left join private.last_seen_among(auth.uid(), array(select t.user_id from unnest(p_members) as t)) as l on m.user_id = l.user_id
+    ), '[]');
 end;
 $$;
 
-COMMENT ON FUNCTION private.member_json(p_member public.conversation_members) IS 'Shape Member: Profile with role, joinedAt and, if it is shared, lastSeenAt.';
+COMMENT ON FUNCTION private.members_json(p_members public.conversation_members[]) IS 'Shape Member of each, by time of joining: Profile with role, joinedAt and, if it is shared, lastSeenAt.';
 
 CREATE FUNCTION private.message_evidence(p_message_id uuid) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -4493,7 +4578,11 @@ begin
         limit 1
     ) as p on true
     cross join lateral (
-        select v_hides and private.has_blocked(p_viewer_id, m.from_user_id) and exists (
+        select v_hides and exists (
+            select 1
+            from private.blocks as b
+            where b.blocker_id = p_viewer_id and b.blocked_id = m.from_user_id
+        ) and exists (
             select 1
             from public.conversations as c
             where c.id = k.conversation_id and c.kind = 'group'
@@ -5847,6 +5936,37 @@ $$;
 
 COMMENT ON FUNCTION private.pending_json(p_pending private.pending_messages) IS 'A held message in the shape Message, for its author: the text as it was written, seq and eventSeq 0.';
 
+CREATE FUNCTION private.people_json(p_conversation_ids uuid[]) RETURNS TABLE(ordinal bigint, members json, member_count bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+begin
+    -- Both people of a direct conversation, also while one of them has not been reached yet, or the first eight of a group.
+    return query
+    select k.ordinal, o.members, o.member_count
+    from unnest(p_conversation_ids) with ordinality as k (id, ordinal)
+    cross join lateral (select t.kind from public.conversations as t where t.id = k.id limit 1) as c
+    cross join lateral (
+        select
+            json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8) as members,
+            count(*) as member_count
+        from (
+            select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
+            from public.conversation_members as t
+            where t.conversation_id = k.id and (t.left_at is null or c.kind = 'direct')
+        ) as m
+        left join lateral (
+            select t as profile
+            from public.profiles as t
+            where t.user_id = m.user_id and m.ordinal <= 8
+            limit 1
+        ) as p on true
+    ) as o;
+end;
+$$;
+
+COMMENT ON FUNCTION private.people_json(p_conversation_ids uuid[]) IS 'Of each conversation: the cards of its people (of a group the first eight, by time of joining), and how many it has.';
+
 CREATE FUNCTION private.profile_json(p_user_id uuid) RETURNS json
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path TO ''
@@ -6997,8 +7117,7 @@ declare
     v_me constant uuid := private.require_caller();
     v_body constant text := private.normalize_text(p_body);
     v_settings private.settings;
-    v_sent_at timestamptz[];
-    v_recent bigint[];
+    v_pace private.paces;
     v_now timestamptz;
     v_conversation_id uuid;
     v_conversation public.conversations;
@@ -7030,7 +7149,7 @@ begin
     end if;
 
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
-    v_sent_at := private.lock_pace(v_me, 'send');
+    v_pace := private.lock_pace(v_me, 'send');
     select s.* into v_settings from private.settings as s;
     perform private.require_writer(v_me, v_settings);
 
@@ -7100,7 +7219,7 @@ begin
             'conversation', private.conversation_json(v_me, v_conversation_id)
         );
     else
-        perform private.check_pace(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
+        perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
         if v_conversation.kind = 'direct' then
             v_other := private.direct_other(v_conversation, v_me);
@@ -7120,27 +7239,29 @@ begin
 
         -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
         v_now := clock_timestamp();
-        v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0 and not exists (
-            select 1
-            from public.conversations as c
-            where
-                c.kind = 'direct' and c.direct_low = least(v_me, v_other) and c.direct_high = greatest(v_me, v_other)
-                and c.last_seq > 0
-        );
-        select p.recent into v_recent from private.paces as p where p.user_id = v_me and p.kind = 'send';
+        v_is_first_contact := v_other is not null and coalesce(v_conversation.last_seq, 0) = 0;
+        if v_is_first_contact then
+            v_is_first_contact := not exists (
+                select 1
+                from public.conversations as c
+                where
+                    c.kind = 'direct' and c.direct_low = least(v_me, v_other) and c.direct_high = greatest(v_me, v_other)
+                    and c.last_seq > 0
+            );
+        end if;
         v_text_digest := case when p_envelope is null then private.text_digest(v_body) else v_sealed.text_digest end;
         v_behaviour := private.judge_behaviour(
-            v_me, v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
+            v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
             v_is_first_contact and case when p_envelope is null then private.has_link(v_body) else v_sealed.has_link end, v_now
         );
         v_verdict := private.stronger(
             private.judge_send(v_body, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
         );
-        v_recent := private.recent_with(v_recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
+        v_pace.recent := private.recent_with(v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
             -- Not a send, but as many as sends and no more: or words could be tried without end, each leaving a verdict.
             perform private.take_pace(v_me, 'refused', v_settings.send_count_max, v_settings.send_window_s);
-            update private.paces as p set recent = v_recent where p.user_id = v_me and p.kind = 'send';
+            update private.paces as p set recent = v_pace.recent where p.user_id = v_me and p.kind = 'send';
             perform private.keep_verdict(
                 v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
             );
@@ -7180,14 +7301,14 @@ begin
             v_seq := v_conversation.last_seq + 1;
             v_now := (v_answer -> 'message' ->> 'createdAt')::timestamptz;
         end if;
-        v_sent_at := private.keep_pace(v_me, 'send', v_sent_at, v_settings.send_window_s, v_now, v_recent);
+        v_pace.happened_at := private.keep_pace(v_me, 'send', v_pace.happened_at, v_settings.send_window_s, v_now, v_pace.recent);
         v_is_created := true;
     end if;
 
     return v_answer || jsonb_build_object(
         'created', v_is_created,
         'held', v_seq is null,
-        'pace', private.pace_json(v_sent_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
+        'pace', private.pace_json(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
     );
 end;
 $$;
@@ -7525,7 +7646,7 @@ CREATE FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_max integ
     SET search_path TO ''
     AS $$
 declare
-    v_happened_at constant timestamptz[] := private.lock_pace(p_user_id, p_kind);
+    v_happened_at constant timestamptz[] := (private.lock_pace(p_user_id, p_kind)).happened_at;
     v_now constant timestamptz := clock_timestamp();
 begin
     perform private.check_pace(v_happened_at, p_count_max, p_window_s, v_now);
@@ -8677,25 +8798,6 @@ COMMENT ON COLUMN private.originals.body IS 'The text.';
 
 COMMENT ON COLUMN private.originals.created_at IS 'When it was put away.';
 
-CREATE TABLE private.paces (
-    user_id uuid NOT NULL,
-    kind text NOT NULL,
-    happened_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
-    recent bigint[] DEFAULT '{}'::bigint[] NOT NULL,
-    CONSTRAINT paces_kind_check CHECK ((kind = ANY (ARRAY['send'::text, 'new_conversation'::text, 'first_contact'::text, 'edit'::text, 'report'::text, 'refused'::text, 'profile'::text])))
-)
-WITH (fillfactor='50');
-
-COMMENT ON TABLE private.paces IS 'Times of a person''s counted events inside the window, oldest first. The send row is also the sender row: locked first by every send.';
-
-COMMENT ON COLUMN private.paces.user_id IS 'auth.users.id: the sender, or the recipient of first contacts.';
-
-COMMENT ON COLUMN private.paces.kind IS 'send, refused (by a rule), edit, profile (of a name or picture), report, new_conversation (started by the person) or first_contact (received from a stranger).';
-
-COMMENT ON COLUMN private.paces.happened_at IS 'Ascending; what has left the window is dropped at the next write.';
-
-COMMENT ON COLUMN private.paces.recent IS 'Of the send row: what was tried last, refused or not, for the rules about repetition and flooding; see private.recent_with.';
-
 CREATE TABLE private.profile_settings (
     user_id uuid NOT NULL,
     private_reading boolean DEFAULT false NOT NULL,
@@ -8975,6 +9077,8 @@ REVOKE ALL ON FUNCTION private.account_is_active(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.action_json(p_action_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.active_among(p_user_ids uuid[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.add_members(p_conversation_id uuid, p_user_ids uuid[], p_role text) TO authenticated;
 
@@ -9149,7 +9253,7 @@ REVOKE ALL ON FUNCTION private.keep_pace(p_user_id uuid, p_kind text, p_happened
 
 REVOKE ALL ON FUNCTION private.keep_verdict(p_me uuid, p_conversation_id uuid, p_message_id uuid, p_client_message_id uuid, p_body text, p_verdict private.judgement) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.last_seen_at(p_viewer_id uuid, p_user_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.last_seen_among(p_viewer_id uuid, p_user_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.leave_all_groups() FROM PUBLIC;
 
@@ -9221,7 +9325,7 @@ GRANT ALL ON FUNCTION private.may_use_live_topic(p_topic text) TO authenticated;
 REVOKE ALL ON FUNCTION private.may_write_live_topic(p_topic text, p_extension text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.may_write_live_topic(p_topic text, p_extension text) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.member_json(p_member public.conversation_members) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.members_json(p_members public.conversation_members[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.message_evidence(p_message_id uuid) FROM PUBLIC;
 
@@ -9306,6 +9410,8 @@ REVOKE ALL ON FUNCTION private.pace_active(p_happened_at timestamp with time zon
 REVOKE ALL ON FUNCTION private.pace_json(p_happened_at timestamp with time zone[], p_count_max integer, p_window_s integer, p_now timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.pending_json(p_pending private.pending_messages) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.people_json(p_conversation_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.profile_json(p_user_id uuid) FROM PUBLIC;
 
