@@ -116,6 +116,6 @@ def test_any_text(both, texts, contact_allowed):
     _, verdicts = agree(both, texts, contact_allowed)
     # Masking again changes nothing more, whatever was masked; but a letter beside a mask may have become a word of its own,
     # and a mask behind the beginning of a link its end.
-    masked = [masked for *_, masked in verdicts if masked is not None and not re.search(r"\w•|•\w|//\s*•", masked)]
+    masked = [masked for *_, masked in verdicts if masked is not None and not re.search(r"\w•|•\w|//\W*•", masked)]
     for text, (*_, again) in zip(masked, both.in_python(masked, contact_allowed), strict=True):
         assert again is None or again.replace("•", "") == text.replace("•", ""), (text, again)
