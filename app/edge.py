@@ -85,6 +85,7 @@ class Edge:
                 await _refuse(finish, "not_found", exchange)
             elif scope["method"] != "OPTIONS" and scope["path"].startswith("/api/") and self._is_crowded():
                 # Before token, route and body: turning away four fifths of a storm must not cost those let in.
+                exchange.route = "crowded"
                 await _refuse(finish, crowded(), exchange)
             else:
                 await self.app(scope, receive, finish)

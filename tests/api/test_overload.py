@@ -1,5 +1,6 @@
 """More requests than the data API answers: those beyond the bound are told at once, health goes on, and it passes."""
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -53,3 +54,5 @@ def test_beyond_the_bound(tmp_path: Path) -> None:
         release.set()
         assert [call.result(timeout=10).json() for call in under_way] == [READ] * BOUND
         assert another.patch(PATH).json() == READ
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["status"] for line in lines if line.get("route") == "crowded"] == [503] * len(refused)
