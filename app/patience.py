@@ -7,7 +7,7 @@ law as many may be under way as end in the time that we let people wait; so that
 
 WINDOW_S = 1.0
 # A call takes milliseconds, a search in a large inbox some hundred. What takes longer on average waits in a queue.
-WAIT_S = 1.0
+WAIT_S = 0.75
 # So few are always let in: they are how a better pace is noticed, and a handful of slow ones says nothing.
 FEW = 8
 GROWTH_PER_S = 1.5

@@ -97,7 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1,
             le=10_000,
             description="Requests to Supabase under way at once; the next one is answered 503. While they take more "
-            "than a second on average, fewer are let in.",
+            "than 0.75 s on average, fewer are let in.",
         ),
     ] = 100
     redis_url: Annotated[
