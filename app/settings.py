@@ -248,14 +248,17 @@ def _origin(text: str) -> str:
         _ = parts.port  # raises when it is not a number
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.path or parts.query:
+    wrong = not parts.hostname or parts.username or parts.path or parts.query
+    # It becomes a header, which knows no other characters.
+    if parts.scheme not in ("http", "https") or wrong or not parts.netloc.isascii():
         raise ValueError("expected an origin such as https://example.org")
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def _address(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+    wrong = not parts.hostname or parts.username or parts.fragment
+    if parts.scheme not in ("http", "https") or wrong or not parts.netloc.isascii():
         raise ValueError("expected an address such as https://example.org/classify")
     _ = parts.port  # raises ValueError when it is not a number
     return text

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import json
 import time
 from collections.abc import AsyncIterator
@@ -79,12 +80,17 @@ async def test_environment_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch)
         assert await opened.rpc("f", {}, CALLER, Answer) == Answer("yes")
 
 
-async def test_refused_connection_is_unavailable() -> None:
+async def test_refused_connection_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     async with upstream(always(b"")) as up:
         url = up.url
+    stream = io.BytesIO()
+    monkeypatch.setattr(log, "_out", stream)
     async with door(url) as opened:
         problem = await refused(opened, repeatable=True)
     assert (problem.code, problem.retry_after_s) == ("upstream_unavailable", 2)
+    # An operator is told why, as a certificate that is not trusted looks the same from outside.
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["error"]) == ("upstream_lost", "ConnectionRefusedError")
 
 
 @pytest.mark.parametrize(

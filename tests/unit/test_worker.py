@@ -88,7 +88,15 @@ class TestSettings:
         assert "two words" not in str(caught.value)
 
     @pytest.mark.parametrize(
-        "url", ["ftp://x.example", "https://", "https://u:p@x.example/", "https://x.example/#part", "http://x:port/"]
+        "url",
+        [
+            "ftp://x.example",
+            "https://",
+            "https://u:p@x.example/",
+            "https://x.example/#part",
+            "http://x:port/",
+            "https://bücher.example/",
+        ],
     )
     def test_an_address(self, url: str) -> None:
         with pytest.raises(SettingsError, match="CLASSIFIER_URL is invalid"):
