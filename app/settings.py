@@ -38,7 +38,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the service needs to know. A field is the environment variable of the same name in capitals."""
 
     supabase_url: Annotated[
-        str, Meta(description="Origin of the Supabase project, for example https://abc.supabase.co.")
+        str,
+        Meta(
+            description="Origin of the Supabase project, for example https://abc.supabase.co. "
+            "Its certificate is checked against the authorities of certifi, or those in the file SSL_CERT_FILE."
+        ),
     ]
     supabase_publishable_key: Annotated[
         str,
