@@ -101,9 +101,11 @@ chaos: setup ## Kill, stop, cut off and slow the parts while people send; check 
 
 check: lint drift advisors test ## Everything a change must pass (COV=1 as in CI)
 
-lock: setup ## Resolve the Python dependencies anew into requirements.lock
+lock: setup ## Resolve the Python dependencies anew into requirements.lock, and those of the bench's FastAPI
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	  --group dev -o requirements.lock pyproject.toml
+	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	  --group pyproject.toml:bench -o bench/peers/requirements.lock
 
 # A finished .venv is looked after by its own Python; PYTHON is only needed to make it.
 setup: ## Install everything into .venv and node_modules (done by the other targets when needed)
