@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+import structlog
 
 # Letters, digits and four marks: nothing that could end a header or a log line, or be read as markup.
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:\-]{8,128}")
@@ -71,23 +72,32 @@ def current() -> Exchange:
 
 
 _encode = msgspec.json.Encoder().encode
-_out: BinaryIO | None = None
+_logger: Any = structlog.get_logger()
 
 
 def configure(stream: BinaryIO | None = None) -> None:
     """Send our lines, and those of the server and libraries, to standard output as JSON."""
-    global _out
-    _out = stream
+    global _logger
+    # Bound once: every line costs the three processors and nothing else.
+    _logger = structlog.wrap_logger(
+        structlog.BytesLogger(stream or sys.stdout.buffer),
+        processors=[structlog.processors.add_log_level, _add_timestamp, _to_json],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    ).bind()
     handler = logging.StreamHandler(io.TextIOWrapper(stream, write_through=True) if stream else sys.stdout)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
 
 
-def _write(level: str, event: str, **fields: Any) -> None:
-    out = _out or sys.stdout.buffer
-    out.write(_encode({"event": event, "level": level, **fields, "timestamp": datetime.now(UTC)}) + b"\n")
-    out.flush()
+def _add_timestamp(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    # structlog's own makes a text of it, which the encoder does in a fraction of the time.
+    line["timestamp"] = datetime.now(UTC)
+    return line
+
+
+def _to_json(_: Any, __: str, line: structlog.typing.EventDict) -> bytes:
+    return _encode(line)
 
 
 class _JsonLines(logging.Formatter):
@@ -101,8 +111,8 @@ class _JsonLines(logging.Formatter):
 
 def request_line(exchange: Exchange, status: int, total_s: float) -> None:
     """Write the one line of a request; 5xx that Supabase caused are warnings, our own are errors."""
-    _write(
-        "info" if status < 500 else "error" if status == 500 else "warning",
+    write = _logger.info if status < 500 else _logger.error if status == 500 else _logger.warning
+    write(
         "request",
         request_id=exchange.request_id,
         route=exchange.route,
@@ -117,20 +127,19 @@ def request_line(exchange: Exchange, status: int, total_s: float) -> None:
 
 def info(event: str, **fields: Any) -> None:
     """Note something that went as it should, outside of any request."""
-    _write("info", event, **fields)
+    _logger.info(event, **fields)
 
 
 def warning(event: str, **fields: Any) -> None:
     """Note something an operator should know, with the id of the request it happened in."""
     exchange = _current.get(None)
-    _write("warning", event, request_id=exchange.request_id if exchange else None, **fields)
+    _logger.warning(event, request_id=exchange.request_id if exchange else None, **fields)
 
 
 def unexpected(error: BaseException) -> None:
     """Say where an exception came from: types, files and lines, never its message, which may quote a request."""
     exchange = _current.get(None)
-    _write(
-        "error",
+    _logger.error(
         "unexpected",
         request_id=exchange.request_id if exchange else None,
         error=type(error).__name__,

@@ -44,11 +44,11 @@ LIST = "/api/messages/conversations"
 def log_lines() -> Iterator[Any]:
     """The log as a function that reads it."""
     root = logging.getLogger()
-    handlers, level, out = root.handlers[:], root.level, log._out
+    handlers, level, logger = root.handlers[:], root.level, log._logger
     stream = io.BytesIO()
     log.configure(stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    root.handlers[:], log._out = handlers, out
+    root.handlers[:], log._logger = handlers, logger
     root.setLevel(level)
 
 
