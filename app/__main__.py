@@ -5,7 +5,7 @@
 import json
 import sys
 
-from app import keys, log, main, problems, settings, wire
+from app import log, main, problems, settings, wire
 
 _USAGE = "usage: python -m app serve|openapi|errors|settings|keys"
 
@@ -63,6 +63,9 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
         serve()
     elif sys.argv[1:2] == ["keys"]:
+        # The client it calls with is slow to load, and the service does without.
+        from app import keys
+
         keys.run(sys.argv[2:])
     elif len(sys.argv) == 2 and sys.argv[1] in ("openapi", "errors", "settings"):
         sys.stdout.write(document(sys.argv[1]))

@@ -1,22 +1,29 @@
 """`python -m app keys`: make a master key, tell the database what to believe, and re-wrap what older keys wrapped."""
 
 import asyncio
+import math
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+from postgrest import APIError
 
 from app import log, settings
 from app.problems import Problem
+from app.service_role import Away, ServiceRole
 from app.settings import MessageKey, Settings
-from app.supabase import Supabase
+from app.supabase import Caller, problem_of
 from app.vault import Vault, base64_of
 
 USAGE = "usage: python -m app keys new|sql|rotate"
 # One transaction and one answer: small enough to hold no lock for long.
 _BATCH_COUNT = 200
 _TRIES_MAX = 5
+_PAUSE_S = 1.0
+_STATUS = re.compile(r"[45][0-9]{2}")
 
 
 class _Listed(Struct, frozen=True):
@@ -75,25 +82,25 @@ async def rotate(config: Settings, vault: Vault) -> tuple[int, int]:
     Errors: Problem when the data API stays away. Every batch is a transaction, and each row is changed only if it still
             is what was read, so it may be interrupted, repeated, and run twice at once.
     """
-    log.begin(log.Exchange("POST", []))
-    supabase = Supabase(config)
-    supabase.open()
+    if config.supabase_secret_key is None:
+        raise RuntimeError("SUPABASE_SECRET_KEY is needed")
+    service = ServiceRole(config.supabase_url, config.supabase_secret_key, config.upstream_timeout_s)
     rewrapped = unreadable = 0
     after: str | None = None
     try:
         while True:
             asked = {"p_below_version": vault.version, "p_after": after, "p_limit": _BATCH_COUNT}
-            page = (await _patiently(supabase, "list_envelopes", asked, _Listed)).envelopes
+            page = (await _patiently(service, "list_envelopes", asked, _Listed)).envelopes
             if not page:
                 return rewrapped, unreadable
             after = page[-1]["messageId"]
             changes = [change for row in page if (change := _change(vault, row)) is not None]
             unreadable += len(page) - len(changes)
             if changes:
-                done = await _patiently(supabase, "rewrap_envelopes", {"p_envelopes": changes}, _Rewrapped)
+                done = await _patiently(service, "rewrap_envelopes", {"p_envelopes": changes}, _Rewrapped)
                 rewrapped += done.rewrapped
     finally:
-        await supabase.close()
+        await service.close()
 
 
 def _change(vault: Vault, row: dict[str, Any]) -> dict[str, Any] | None:
@@ -108,13 +115,23 @@ def _change(vault: Vault, row: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-async def _patiently(supabase: Supabase, name: str, params: dict[str, Any], returns: Any) -> Any:
+async def _patiently(service: ServiceRole, name: str, params: dict[str, Any], returns: Any) -> Any:
     """A call that outlives a restart of the data API; both functions may be called twice."""
-    for waited_s in range(1, _TRIES_MAX):
+    tries = 1
+    while True:
         try:
-            return await supabase.rpc_as_service(name, params, returns)
-        except Problem as problem:
-            if problem.kind.status < 500:
-                raise
-            await asyncio.sleep(waited_s)
-    return await supabase.rpc_as_service(name, params, returns)
+            return await service.rpc(name, params, returns)
+        except Away as error:
+            problem = Problem("upstream_timeout" if str(error) == "timeout" else "upstream_unavailable")
+        except APIError as error:
+            problem = _problem(error)
+        if problem.kind.status < 500 or tries == _TRIES_MAX:
+            raise problem
+        await asyncio.sleep(_PAUSE_S * tries)
+        tries += 1
+
+
+def _problem(error: APIError) -> Problem:
+    # A gateway's page has no code of its own; postgrest puts the status in its place.
+    status = int(error.code) if _STATUS.fullmatch(error.code or "") else 400
+    return problem_of(status, msgspec.json.encode(error.json()), Caller("service_role", "", math.inf))

@@ -160,7 +160,7 @@ class Pool:
         parts = urlsplit(origin)
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._tls = _verifying() if parts.scheme == "https" else None
+        self._tls = verifying() if parts.scheme == "https" else None
         self._head = _lines({"host": parts.netloc, "user-agent": f"gig-messaging/{__version__}", **headers})
         self._body_bytes_max = body_bytes_max
         self._idle: deque[_Connection] = deque()
@@ -271,7 +271,8 @@ def origin_and_target(url: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}", quote(target, safe="%/?:@!$&'()*+,;=~[]")
 
 
-def _verifying() -> ssl.SSLContext:
+def verifying() -> ssl.SSLContext:
+    """TLS that trusts the authorities of certifi, or those in SSL_CERT_FILE."""
     context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -15,17 +15,17 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from postgrest import APIError
 
 from app import log, settings
-from app.pool import Lost, Pool, TooLarge, Unreadable, origin_and_target, secret_key_headers
+from app.pool import Lost, Pool, TooLarge, Unreadable, origin_and_target
+from app.service_role import Away, ServiceRole
 from app.settings import WorkerSettings
 
 T = TypeVar("T")
 
 # The largest honest answer: four members, of which two are texts of 64 characters.
 ANSWER_BYTES_MAX = 16 * 1024
-# 100 messages of 4,000 characters, if all are emoji, take a quarter of it.
-_JOBS_BYTES_MAX = 6 * 1024 * 1024
 # Hosted Supabase ends a statement of `service_role` after 8 s as well.
 _DATA_API_TIMEOUT_S = 10.0
 # Beside the classifier's own deadline: the claim's way here, and three times the verdict's way back.
@@ -84,19 +84,11 @@ class _Settled(Struct, frozen=True):
     result: str
 
 
-class _Refusal(Struct):
-    code: str = ""
-
-
 _decode_verdict = msgspec.json.Decoder(Verdict).decode
 
 
 class Unusable(Exception):
     """The classifier gave no verdict; the message is one word, and never what it answered."""
-
-
-class Away(Exception):
-    """The data API did not do what it was asked; the message is one word."""
 
 
 class Refused(Exception):
@@ -143,16 +135,14 @@ class Classifier:
 
 
 class Queue:
-    """The functions of the data API that only the secret key may call."""
+    """The functions of the data API that hand out messages and take verdicts."""
 
     def __init__(self, config: WorkerSettings) -> None:
-        key = config.supabase_secret_key
         self._lease_s = math.ceil(config.classifier_timeout_s + _LEASE_MARGIN_S)
-        headers = {"content-type": "application/json", "accept": "application/json", **secret_key_headers(key)}
-        self._pool = Pool(config.supabase_url, headers, _JOBS_BYTES_MAX)
+        self._service = ServiceRole(config.supabase_url, config.supabase_secret_key, _DATA_API_TIMEOUT_S)
 
-    def close(self) -> None:
-        self._pool.close()
+    async def close(self) -> None:
+        await self._service.close()
 
     async def claim(self, limit: int) -> list[Job]:
         """At most `limit` messages, leased to us. Errors: Away."""
@@ -177,21 +167,10 @@ class Queue:
         return settled.result
 
     async def _call(self, name: str, params: dict[str, Any], shape: type[T]) -> T:
-        body = msgspec.json.encode(params)
         try:
-            answer = await self._pool.request("POST", f"/rest/v1/rpc/{name}", {}, body, _DATA_API_TIMEOUT_S)
-            if answer.status == 200:
-                return msgspec.json.decode(answer.body, type=shape)
-        except TimeoutError:
-            raise Away("timeout") from None
-        except (Lost, Unreadable):
-            raise Away("unreachable") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Away("unusable") from None
-        try:
-            code = msgspec.json.decode(answer.body, type=_Refusal).code
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            code = str(answer.status)
+            return await self._service.rpc(name, params, shape)
+        except APIError as error:
+            code = error.code or ""
         if code == "PT400":
             raise Refused("refused")
         # The code is a SQLSTATE or PostgREST's own word; anything else is a gateway's, and may be anything.
@@ -316,7 +295,7 @@ async def _serve(config: WorkerSettings) -> None:
         await worker.run()
     finally:
         classifier.close()
-        queue.close()
+        await queue.close()
     log.info("worker_stopped")
 
 

@@ -266,7 +266,7 @@ async def queueing(script: Script, **changes: Any) -> AsyncIterator[tuple[Queue,
         try:
             yield queue, up
         finally:
-            queue.close()
+            await queue.close()
 
 
 class TestQueue:
