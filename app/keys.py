@@ -133,5 +133,6 @@ async def _patiently(service: ServiceRole, name: str, params: dict[str, Any], re
 
 def _problem(error: APIError) -> Problem:
     # A gateway's page has no code of its own; postgrest puts the status in its place.
-    status = int(error.code) if _STATUS.fullmatch(error.code or "") else 400
+    code = error.code or ""
+    status = int(code) if _STATUS.fullmatch(code) else 400
     return problem_of(status, msgspec.json.encode(error.json()), Caller("service_role", "", math.inf))

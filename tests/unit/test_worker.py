@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
+import respx
 
 from app import log, settings, worker
 from app.settings import SettingsError, WorkerSettings, read
 from app.worker import ANSWER_BYTES_MAX, Away, Classifier, Job, Queue, Refused, Unusable, Verdict, Worker
-from tests.unit.fakes import ADA, CONVERSATION, MESSAGE, Asked, Script, always, http, refusal, upstream
+from tests.unit.fakes import ADA, CONVERSATION, MESSAGE, Asked, Script, always, http, upstream
 
 LEASE = "0198c0de-0000-4000-8000-0000001ea5e0"
 SECRET_WORDS = "meet me behind the bakery"
@@ -269,22 +271,37 @@ async def queueing(script: Script, **changes: Any) -> AsyncIterator[tuple[Queue,
             await queue.close()
 
 
+RPC = "http://up.test/rest/v1/rpc/"
+
+
+@asynccontextmanager
+async def mocked(**changes: Any) -> AsyncIterator[tuple[Queue, respx.MockRouter]]:
+    queue = Queue(config(supabase_url="http://up.test", **changes))
+    with respx.mock() as router:
+        yield queue, router
+    await queue.close()
+
+
+def refused(code: Any, message: str = "x", status: int = 400) -> httpx.Response:
+    return httpx.Response(status, json={"code": code, "message": message, "details": None, "hint": None})
+
+
 class TestQueue:
     async def test_calls(self) -> None:
-        answers = [{"jobs": [{**_camel(job()), "added": 1}]}] + [{"result": "done"}] * 3
-        count = iter(answers)
-
-        async def script(_: Asked, __: asyncio.StreamWriter) -> bytes:
-            return http(200, next(count))
-
-        async with queueing(script) as (queue, up):
+        done = httpx.Response(200, json={"result": "done"})
+        async with mocked() as (queue, router):
+            router.post(f"{RPC}claim_classifications").respond(json={"jobs": [{**_camel(job()), "added": 1}]})
+            router.post(url__regex=f"{RPC}(finish|fail|release)_classification").mock(return_value=done)
             assert await queue.claim(7) == [job()]
             assert await queue.finish(job(), Verdict("warn", "Rude", 0.5)) == "done"
             assert await queue.fail(job(), "timeout") == "done"
             assert await queue.release(job()) == "done"
+            asked = [
+                (str(call.request.url).removeprefix(RPC), json.loads(call.request.content)) for call in router.calls
+            ]
         about = {"p_message_id": job().message_id, "p_lease": LEASE}
         outcome = {"action": "warn", "label": "Rude", "score": 0.5, "model": None}
-        assert [(asked.path.rpartition("/")[2], asked.json) for asked in up.asked] == [
+        assert asked == [
             ("claim_classifications", {"p_limit": 7, "p_lease_s": 45}),
             ("finish_classification", {**about, "p_outcome": outcome}),
             ("fail_classification", {**about, "p_error": "timeout"}),
@@ -299,47 +316,109 @@ class TestQueue:
             await queue.claim(1)
         headers = up.asked[0].headers
         assert (headers["apikey"], headers.get("authorization")) == (key, authorization)
+        assert headers["accept-encoding"] == "identity"
 
     @pytest.mark.parametrize(
         ("answer", "word"),
         [
-            (http(200, b"<html></html>", "text/html"), "unusable"),
-            (http(200, {"jobs": None}), "unusable"),
-            (http(200, {"jobs": [{"lease": 1}]}), "unusable"),
-            (http(200, b""), "unusable"),
-            (http(502, b"<html>Bad Gateway</html>", "text/html"), "code_502"),
-            (refusal("42501", "permission denied"), "code_42501"),
-            (refusal("PGRST202", "no such function"), "code_PGRST202"),
-            (refusal("a code with text", "x"), "unusable"),
-            (http(302, b"", "text/html"), "code_302"),
-            (b"not HTTP\r\n\r\n", "unreachable"),
-            (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", "unreachable"),
+            (httpx.Response(200, html="<html></html>"), "unusable"),
+            (httpx.Response(200, json={"jobs": None}), "unusable"),
+            (httpx.Response(200, json={"jobs": [{"lease": 1}]}), "unusable"),
+            (httpx.Response(200, json=[]), "unusable"),
+            (httpx.Response(200, content=b""), "unusable"),
+            (httpx.Response(200, content=b'{"jobs": "\xff"}'), "unusable"),
+            (httpx.Response(200, content=b'{"jobs":' + b"[" * 100_000), "unusable"),
+            (httpx.Response(204), "unusable"),
+            (httpx.Response(502, html="<html>Bad Gateway</html>"), "code_502"),
+            (httpx.Response(503, content=b""), "code_503"),
+            (httpx.Response(500, json=["oops"]), "code_500"),
+            (httpx.Response(400, content=b"[" * 100_000), "code_400"),
+            (httpx.Response(401, json={"message": "Invalid API key"}), "unusable"),
+            (refused("42501", "permission denied", 403), "code_42501"),
+            (refused("PGRST202", "no such function", 404), "code_PGRST202"),
+            (refused("a code with text"), "unusable"),
+            (refused("x" * 9), "unusable"),
+            (refused(7), "code_400"),
+            (httpx.Response(302, html="", headers={"location": "http://elsewhere.test/"}), "code_302"),
+            (httpx.Response(307, headers={"location": "http://elsewhere.test/"}), "code_307"),
+            (httpx.ConnectError("refused"), "unreachable"),
+            (httpx.ConnectTimeout("slow"), "unreachable"),
+            (httpx.ReadError("reset"), "unreachable"),
+            (httpx.RemoteProtocolError("gone"), "unreachable"),
         ],
     )
-    async def test_odd_answers(self, answer: bytes, word: str) -> None:
+    async def test_odd_answers(self, answer: httpx.Response | Exception, word: str) -> None:
+        async with mocked() as (queue, router):
+            route = router.post(f"{RPC}claim_classifications").mock(side_effect=[answer])
+            with pytest.raises(Away) as caught:
+                await queue.claim(1)
+            assert str(caught.value) == word
+            assert route.call_count == len(router.calls) == 1, "once, and nowhere else"
+
+    @pytest.mark.parametrize("answer", [b"not HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", b""])
+    async def test_broken_answers(self, answer: bytes) -> None:
         async def script(_: Asked, writer: asyncio.StreamWriter) -> None:
             writer.write(answer)
             await writer.drain()
 
-        async with queueing(script) as (queue, _):
+        async with queueing(script) as (queue, up):
             with pytest.raises(Away) as caught:
                 await queue.claim(1)
-            assert str(caught.value) == word
+            assert str(caught.value) == "unreachable"
+            assert len(up.asked) == 1
+
+    async def test_nobody_there(self) -> None:
+        queue = Queue(config())
+        with pytest.raises(Away, match="unreachable"):
+            await queue.claim(1)
+        await queue.close()
 
     async def test_a_verdict_sql_does_not_accept(self) -> None:
-        async with queueing(always(refusal("PT400", "validation_failed", "no", "/outcome"))) as (queue, _):
+        async with mocked() as (queue, router):
+            router.post(f"{RPC}finish_classification").mock(return_value=refused("PT400", "validation_failed"))
             with pytest.raises(Refused):
                 await queue.finish(job(), Verdict("hide"))
 
-    async def test_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_keeps_no_cookies_and_uses_no_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        answer = http(200, {"jobs": []}).replace(b"\r\n\r\n", b"\r\nset-cookie: a=b; path=/\r\n\r\n", 1)
+        async with queueing(always(answer)) as (queue, up):
+            assert await queue.claim(1) == await queue.claim(1) == []
+        assert "cookie" not in up.asked[1].headers
+        assert up.connections == 1
+
+    @pytest.mark.parametrize("dripping", [False, True])
+    async def test_deadline(self, dripping: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker, "_DATA_API_TIMEOUT_S", 0.1)
 
-        async def script(_: Asked, __: asyncio.StreamWriter) -> None:
-            await asyncio.sleep(30)
+        async def script(_: Asked, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n" if dripping else b"")
+            while True:
+                writer.write(b" " if dripping else b"")
+                await asyncio.sleep(0.02)
 
         async with queueing(script) as (queue, _):
-            with pytest.raises(Away, match=r"timeout|unreachable"):
+            began = time.monotonic()
+            with pytest.raises(Away, match="timeout"):
                 await queue.claim(1)
+            assert 0.05 < time.monotonic() - began < 3
+
+    async def test_a_full_house_of_hanging_calls_is_left_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Calls that were given up on give their connections back; httpx has a hundred."""
+        monkeypatch.setattr(worker, "_DATA_API_TIMEOUT_S", 1)
+        hang = True
+
+        async def script(_: Asked, __: asyncio.StreamWriter) -> bytes:
+            if hang:
+                await asyncio.sleep(60)
+            return http(200, {"jobs": []})
+
+        async with queueing(script) as (queue, _):
+            asked = await asyncio.gather(*(queue.claim(1) for _ in range(101)), return_exceptions=True)
+            assert [str(error) for error in asked] == ["timeout"] * 101
+            hang = False
+            assert await queue.claim(1) == []
 
 
 def _camel(of: Job) -> dict[str, Any]:
