@@ -78,16 +78,20 @@ _logger: Any = structlog.get_logger()
 def configure(stream: BinaryIO | None = None) -> None:
     """Send our lines, and those of the server and libraries, to standard output as JSON."""
     global _logger
-    # Bound once: every line costs the three processors and nothing else.
-    _logger = structlog.wrap_logger(
-        structlog.BytesLogger(stream or sys.stdout.buffer),
-        processors=[structlog.processors.add_log_level, _add_timestamp, _to_json],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    ).bind()
+    _logger = writing_to(stream or sys.stdout.buffer)
     handler = logging.StreamHandler(io.TextIOWrapper(stream, write_through=True) if stream else sys.stdout)
     handler.setFormatter(_JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+
+
+def writing_to(stream: BinaryIO) -> Any:
+    """A logger of ours. It is bound once, so that a line costs its three processors and nothing else."""
+    return structlog.wrap_logger(
+        structlog.BytesLogger(stream),
+        processors=[structlog.processors.add_log_level, _add_timestamp, _to_json],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    ).bind()
 
 
 def _add_timestamp(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:

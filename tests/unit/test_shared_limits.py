@@ -109,7 +109,7 @@ async def test_fails_open_says_so_once_and_comes_back(redis, connect, monkeypatc
     redis.kill()
     redis.wait(10)
     stream = io.BytesIO()
-    monkeypatch.setattr(log, "_out", stream)
+    monkeypatch.setattr(log, "_logger", log.writing_to(stream))
     answers = [(await shared.take(limiter, "ann", time.monotonic())).allowed for _ in range(5)]
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert answers == [True, True, True, False, False], "the copy's own bucket is still a shield"
