@@ -62,7 +62,12 @@ CONSTANT = (
 INBOX_SMALL, INBOX_LARGE = "list_inbox: 50 of 100", "list_inbox: 50 of 10,000"
 SEND_FASTER, SEND_DURABLE, SEND_GROWTH, INBOX_GROWTH = 6.0, 2.0, 1.3, 1.5
 
-BARE = "bench.bare"
+ABOUT = """\
+Each call in its whole transaction as the data API does it (`begin`; role and claims; the function, prepared; the end), on one
+connection, with 1 GB of shared buffers. Writes are rolled back, sends beside inserts committed. The bare insert is one row with the
+columns and checks of a message into a table with a primary key, under a policy that asks the author to be the caller, in the same
+transaction. Pages are buffers looked at, by nested statements too. Where one function is named twice, so are its arguments: "of
+100" is the inbox of a person in 100 conversations, "long" the longest conversation."""
 SETTINGS = (
     "select set_config('search_path', 'public', true), set_config('role', $1, true), set_config('request.jwt.claims', $2, true),"
     " set_config('request.method', 'POST', true), set_config('request.path', $3, true), set_config('request.headers', $4, true),"
@@ -765,11 +770,12 @@ def main() -> None:
         ),
     }
     within = dict(zip(figures, (SEND_FASTER, SEND_DURABLE, SEND_GROWTH, INBOX_GROWTH), strict=True))
-    if not chosen.dry:
-        write_section("sql", f"{tables(found)}\n\nA send in its whole transaction:\n\n{sends_table(rows)}")
+    page = f"{ABOUT}\n\n{sends_table(rows)}\n\n{tables(found)}"
+    if chosen.dry:
+        print(page)
     else:
-        print(tables(found))
-    say(sends_table(rows))
+        write_section("sql", page)
+        say(sends_table(rows))
     slowest = sorted(last.times.items(), key=lambda item: -item[1]["p50"])[:8]
     say("slowest at " + sizes[-1] + ": " + ", ".join(f"{name} {times['p50']:.1f} ms" for name, times in slowest))
     finish(
