@@ -40,7 +40,7 @@ from tests.live.recorder import Recorder
 
 SENDS, MINUTES = 100_000, 60.0
 WRITERS, GUESTS = 40, 2
-LIVE, SYNCING = 6, 20  # devices that listen to Realtime, and devices that only sync
+LIVE, SYNCING = 5, 11  # devices that listen to Realtime, and devices that only sync
 SETTLED_S = 60.0
 SLICE_S = 0.25
 TELL_EVERY_S = 15.0
@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=random.randrange(2**32), help="of people and faults (default: random)"
     )
+    parser.add_argument("--keep", action="store_true", help="keep logs and faults also when there is no complaint")
     chosen = parser.parse_args()
     say(f"seed {chosen.seed}: repeat with `python -m chaos --seed {chosen.seed} --sends {chosen.sends}`")
     with step("Making a throw-away cluster"):
@@ -260,7 +261,7 @@ def main() -> None:
     try:
         run = Run(scratch, chosen.seed, chosen.sends, chosen.minutes)
         uvloop.run(run.go())
-        kept = run.keep() if run.complaints else None
+        kept = run.keep() if run.complaints or chosen.keep else None
     except BaseException:
         if run:
             say(f"what the parts said is kept in {run.keep()}")
@@ -274,7 +275,7 @@ def main() -> None:
         say(f"! {complaint}")
     if kept:
         say(f"{len(run.complaints)} complaints with seed {run.seed}; logs, faults and complaints are kept in {kept}")
-    elif run.world.acknowledged >= SENDS:  # a shorter run shows less
+    if not run.complaints and run.world.acknowledged >= SENDS:  # a shorter run shows less
         write_section("chaos", run.section())
     finish(found)
     sys.exit(1 if run.complaints else 0)
