@@ -94,8 +94,10 @@ class Run:
                 stack.push_async_callback(device.stop)
             telling = asyncio.create_task(self._tell(began_s))
             stack.callback(telling.cancel)
-            await asyncio.wait({asyncio.create_task(self.storm.rage()), *tasks}, return_when=asyncio.FIRST_EXCEPTION)
+            storming = asyncio.create_task(self.storm.rage())
+            await asyncio.wait({storming, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             world.over.set()
+            await storming  # what it has done is undone
             telling.cancel()
             self.took_s = time.monotonic() - began_s
             await self._settle(tasks)
@@ -236,7 +238,7 @@ class Run:
         """Logs of all parts, what was asked, faults and complaints, where the next run does not sweep them away."""
         kept = Path(tempfile.mkdtemp(prefix=f"gig-messaging-chaos-{self.seed}-"))
         shutil.copytree(self.parts.scratch.directory / "log", kept / "log", dirs_exist_ok=True)
-        (kept / "faults.txt").write_text("\n".join(self.storm.log) + "\n")
+        (kept / "faults.txt").write_text("\n".join([*self.storm.log, *self.parts.troubles]) + "\n")
         (kept / "complaints.txt").write_text("\n".join(map(str, self.complaints)) + "\n")
         with (kept / "sends.jsonl").open("w") as file:
             file.writelines(json.dumps(asdict(send)) + "\n" for send in self.world.account.sends)

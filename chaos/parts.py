@@ -19,7 +19,7 @@ from chaos.links import Link, lasting_port
 from stack import dataapi
 from stack.console import StackError
 from stack.postgres import Cluster
-from stack.processes import Process, identity
+from stack.processes import Process, end, identity
 from stack.scratch import TEMPLATE, Scratch
 
 POSTGRES, DATA_API, REALTIME = "postgres", "data api", "realtime"
@@ -65,6 +65,7 @@ class Parts:
         }
         self.kept_down: set[str] = set()
         self.died: Counter[str] = Counter()  # parts that ended and nobody had killed them
+        self.troubles: list[str] = []  # what could not be started at once
         self._stopped: set[int] = set()
         self._orphans: list[tuple[int, str]] = []
         self._starting = threading.Lock()  # the ledger of processes is one file
@@ -167,8 +168,7 @@ class Parts:
         except StackError:
             # Backends that outlived their postmaster and still wait for somebody hold its memory.
             for pid, known_as in self._orphans:
-                if identity(pid) == known_as:
-                    os.kill(pid, signal.SIGKILL)
+                end(pid, known_as, signal.SIGKILL, READY_S)
             self.scratch.cluster.start()
 
     def drain(self) -> None:
@@ -184,9 +184,12 @@ class Parts:
                     time.sleep(LOOK_S)
 
     async def supervise(self) -> None:
-        """Look for ever."""
+        """Look for ever; what could not be started now is tried again."""
         while True:
-            await asyncio.to_thread(self.revive)
+            try:
+                await asyncio.to_thread(self.revive)
+            except (StackError, OSError) as error:
+                self.troubles.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {error}")
             await asyncio.sleep(LOOK_S)
 
     def all_ready(self) -> None:
