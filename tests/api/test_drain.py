@@ -192,7 +192,7 @@ async def not_listening(served: Served) -> bool:
 
 async def test_a_load_balancer_has_time_to_notice(tmp_path: Path) -> None:
     """With DRAIN_DELAY_S, readiness says so at once, and everything is served until then, on new connections too."""
-    async with serving(tmp_path / "log", DRAIN_DELAY_S="1") as served:
+    async with serving(tmp_path / "log", DRAIN_DELAY_S="2") as served:
         served.gate.set()
         kept = await served.connect(served.head("GET", "/health/ready"))
         assert await kept.answer() == 200
@@ -204,20 +204,15 @@ async def test_a_load_balancer_has_time_to_notice(tmp_path: Path) -> None:
             ready = await served.connect(served.head("GET", "/health/ready"))
             return await ready.answer() == 503
 
-        async with asyncio.timeout(0.9):
-            while not await drains():
-                pass
-        answered = 0
-        while time.monotonic() < began + 0.8:
+        await until(drains)
+        for _ in range(5):
             assert await (await served.connect(served.read)).rest() == [200]
-            answered += 1
-        assert answered
         assert await (await served.connect(served.head("GET", "/health/live"))).rest() == [200]
         await kept.send(served.read)
         assert await kept.rest() == [200, 200]
         assert kept.said_close == [False, True]
         assert await served.exit_code() == 0
-        assert time.monotonic() - began < 1 + SILENT_S + 3
+        assert time.monotonic() - began < 2 + SILENT_S + 4
 
 
 @pytest.mark.slow
