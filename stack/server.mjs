@@ -40,6 +40,7 @@ local.readConfig = async (file) => ({
     url: env.LITE_DB_URL,
     postgresOptions: {
       max: pool,
+      backoff: () => 0.3, // seconds; its own grow to 20, long after the database is back (K)
       onnotice() {},
       connection: {
         application_name: "data-api",
