@@ -266,9 +266,15 @@ async function inTurn(context, serve) {
       return refusal(504, "PGRST003", "Timed out acquiring connection from connection pool.");
     }
   }
+  // A connection that breaks inside a transaction leaves the driver waiting for the answer to its rollback, for ever.
+  let bound;
+  const lost = new Promise((say) => {
+    bound = setTimeout(() => say(refusal(504, "57014", "canceling statement due to a lost connection")), 10_000);
+  });
   try {
-    return await serve();
+    return await Promise.race([serve(), lost]);
   } finally {
+    clearTimeout(bound);
     leave();
   }
 }
