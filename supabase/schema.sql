@@ -2274,13 +2274,18 @@ begin
             and me.left_at is null
     ) or exists (
         select 1
-        from public.conversation_members as me
-        inner join public.conversation_members as o on me.conversation_id = o.conversation_id
+        from public.conversation_members as o
+        -- Each by key: a plain join would let the planner read all members. Along the conversations of the other, since a page
+        -- of people is asked about for one viewer, who may be in very many.
+        cross join lateral (
+            select t.joined_at, t.left_at
+            from public.conversation_members as t
+            where t.conversation_id = o.conversation_id and t.user_id = p_viewer_id
+            limit 1
+        ) as me
         where
-            me.user_id = p_viewer_id
-            and o.user_id = p_user_id
-            -- By key: a join would let the planner read all conversations.
-            and (select c.kind from public.conversations as c where c.id = me.conversation_id) = 'group'
+            o.user_id = p_user_id
+            and (select c.kind from public.conversations as c where c.id = o.conversation_id) = 'group'
             and me.joined_at < coalesce(o.left_at, 'infinity')
             and o.joined_at < coalesce(me.left_at, 'infinity')
     );
