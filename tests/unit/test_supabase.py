@@ -84,7 +84,7 @@ async def test_refused_connection_is_unavailable(monkeypatch: pytest.MonkeyPatch
     async with upstream(always(b"")) as up:
         url = up.url
     stream = io.BytesIO()
-    monkeypatch.setattr(log, "_out", stream)
+    monkeypatch.setattr(log, "_logger", log.writing_to(stream))
     async with door(url) as opened:
         problem = await refused(opened, repeatable=True)
     assert (problem.code, problem.retry_after_s) == ("upstream_unavailable", 2)
