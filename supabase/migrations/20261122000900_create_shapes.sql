@@ -177,13 +177,16 @@ stable
 set search_path = ''
 as $$
 declare
-    v_is_blocking constant boolean := private.has_blocked(p_user_id, p_other_id);
+    v_is_blocking boolean;
 begin
     -- Nobody is cut off from a group.
+    if p_other_id is null then
+        return row(false, true)::private.standing;
+    end if;
+    v_is_blocking := private.has_blocked(p_user_id, p_other_id);
     return row(
         v_is_blocking,
-        p_other_id is null
-        or (not v_is_blocking and private.account_is_active(p_other_id) and not private.has_blocked(p_other_id, p_user_id))
+        not v_is_blocking and private.account_is_active(p_other_id) and not private.has_blocked(p_other_id, p_user_id)
     )::private.standing;
 end;
 $$;

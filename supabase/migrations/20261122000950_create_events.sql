@@ -67,9 +67,7 @@ declare
         || case when p_message is not null then jsonb_build_object('message', p_message) else '{}' end
         || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end;
     v_conversation public.conversations;
-    v_member public.conversation_members;
-    v_head private.heads;
-    v_user_id uuid;
+    v_told record;
     v_blocker_ids uuid[] := '{}';
     v_topics text[];
     v_events jsonb[];
@@ -79,30 +77,42 @@ begin
     if p_message is not null and v_conversation.kind = 'group' then
         v_blocker_ids := private.blockers_among(p_user_ids, (p_message ->> 'fromUserId')::uuid);
     end if;
-    foreach v_user_id in array p_user_ids loop
-        select h.* into v_head from private.heads as h where h.user_id = v_user_id;
-        select m.* into v_member
-        from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.user_id = v_user_id;
-        v_topics := v_topics || ('user:' || v_user_id);
+    for v_told in
+        select k.user_id, h.position, h.previous_position, m.member
+        from unnest(p_user_ids) with ordinality as k (user_id, ordinal)
+        cross join lateral (
+            select t.position, t.previous_position
+            from private.heads as t
+            where t.user_id = k.user_id
+            limit 1
+        ) as h
+        cross join lateral (
+            select t as member
+            from public.conversation_members as t
+            where t.conversation_id = p_conversation_id and t.user_id = k.user_id
+            limit 1
+        ) as m
+        order by k.ordinal
+    loop
+        v_topics := v_topics || ('user:' || v_told.user_id);
         v_events := v_events || (
             v_shared
             || jsonb_build_object(
                 'id', gen_random_uuid(),
-                'position', v_head.position,
-                'previousPosition', v_head.previous_position,
-                'unreadTotal', private.unread_totals(v_user_id) -> 'messages'
+                'position', v_told.position,
+                'previousPosition', v_told.previous_position,
+                'unreadTotal', private.unread_totals(v_told.user_id) -> 'messages'
             )
             || case
-                when v_member.left_at is null
+                when (v_told.member).left_at is null
                     then jsonb_build_object('conversation', private.conversation_facts(
-                        v_conversation, v_member,
-                        private.standing_between(v_user_id, private.direct_other(v_conversation, v_user_id))
+                        v_conversation, v_told.member,
+                        private.standing_between(v_told.user_id, private.direct_other(v_conversation, v_told.user_id))
                     ))
                 else '{}'
             end
             || case
-                when v_user_id = any(v_blocker_ids)
+                when v_told.user_id = any(v_blocker_ids)
                     then jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}')
                 else '{}'
             end
