@@ -103,6 +103,8 @@ class World:
         until(lambda: self.why_not() is None, BACK_WITHIN_S)
         while (answer := self.send()).status_code != 201:
             assert answer.status_code >= 500 and time.monotonic() < deadline, answer.text
+            # Refusals are quick: without a pause they would soon be a matter of pace.
+            time.sleep(0.05)
 
 
 def until(true: Callable[[], Any], within_s: float = WITHIN_S) -> None:
