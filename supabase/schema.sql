@@ -157,7 +157,7 @@ begin
             message = 'validation_failed', detail = 'userIds must name 1 to 100 people.', hint = '/userIds';
     end if;
     select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     v_my_role := private.manage_group(v_me, p_conversation_id);
     if v_my_role = 'member' or (v_my_role <> 'owner' and coalesce(p_role, 'member') <> 'member') then
         raise sqlstate 'PT403' using
@@ -441,23 +441,18 @@ COMMENT ON FUNCTION private.blockers_among(p_user_ids uuid[], p_blocked_id uuid)
 CREATE FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
+    SET lock_timeout TO '50ms'
     AS $$
-declare
-    v_lock_timeout constant text := current_setting('lock_timeout');
 begin
     -- The table is the truth and a broadcast is a hint: whatever goes wrong here is a warning, and nothing is waited for.
     -- realtime.send swallows its own errors, but would wait, for each recipient, while a partition is being made (once a
     -- day, with an exclusive lock). So the table's lock is taken first, with a short limit of its own.
-    begin
-        perform set_config('lock_timeout', '50ms', true);
-        lock table realtime.messages in row exclusive mode;
-        perform realtime.send(p_payloads[i], p_event, p_topics[i], true)
-        from generate_subscripts(p_topics, 1) as i;
-    exception
-        when others then
-            raise warning 'messaging: no broadcast of %: % (%)', p_event, sqlerrm, sqlstate;
-    end;
-    perform set_config('lock_timeout', v_lock_timeout, true);
+    lock table realtime.messages in row exclusive mode;
+    perform realtime.send(p_payloads[i], p_event, p_topics[i], true)
+    from generate_subscripts(p_topics, 1) as i;
+exception
+    when others then
+        raise warning 'messaging: no broadcast of %: % (%)', p_event, sqlerrm, sqlstate;
 end;
 $$;
 
@@ -1028,6 +1023,24 @@ CREATE FUNCTION private.conversation_rest(p_conversation public.conversations, p
     SET search_path TO ''
     AS $$
 begin
+    if p_conversation.kind = 'direct' then
+        -- As people_json, which also numbers and counts: the answer of every send needs only this.
+        return (
+            select json_build_object(
+                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.joined_at, m.user_id),
+                'memberCount', count(*),
+                'lastMessage', p_last_message
+            )
+            from public.conversation_members as m
+            left join lateral (
+                select t as profile
+                from public.profiles as t
+                where t.user_id = m.user_id
+                limit 1
+            ) as p on true
+            where m.conversation_id = p_conversation.id
+        );
+    end if;
     return (
         select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', p_last_message)
         from private.people_json(array[p_conversation.id]) as p
@@ -1147,7 +1160,7 @@ begin
 
     -- One at a time per person: what the key says stays true until commit.
     perform private.lock_pace(v_me, 'new_conversation');
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     v_digest := sha256(convert_to(format('%s %s %s', p_gig_id, v_member_ids, v_title), 'UTF8'));
     select k.* into v_group_key
     from private.group_keys as k
@@ -1454,7 +1467,7 @@ begin
             message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
     end if;
     select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     v_message := private.lock_own_message(v_me, p_message_id);
     if v_message.state <> 'visible' then
         raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted or hidden message cannot be edited.';
@@ -1510,58 +1523,71 @@ declare
     v_shared constant jsonb := jsonb_build_object('type', p_type, 'conversationId', p_conversation_id)
         || case when p_message is not null then jsonb_build_object('message', p_message) else '{}' end
         || case when p_receipt is not null then jsonb_build_object('receipt', p_receipt) else '{}' end;
+    v_hidden jsonb;
     v_conversation public.conversations;
-    v_told record;
+    v_pair uuid[];
+    v_active_ids uuid[];
     v_blocker_ids uuid[] := '{}';
     v_topics text[];
     v_events jsonb[];
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
-    -- As in messages_json: in a group one does not read whom one has blocked.
-    if p_message is not null and v_conversation.kind = 'group' then
+    if v_conversation.kind = 'direct' then
+        -- As standing_between, for both at once. Who made a message has asked already, under the conversation's lock.
+        v_pair := array[v_conversation.direct_low, v_conversation.direct_high];
+        v_active_ids := v_pair;
+        if p_type <> 'message.created' then
+            v_active_ids := private.active_among(v_pair);
+            v_blocker_ids := array(
+                select b.blocker_id
+                from private.blocks as b
+                where b.blocker_id = any(v_pair) and b.blocked_id = any(v_pair)
+            );
+        end if;
+    elsif p_message is not null then
+        -- As in messages_json: in a group one does not read whom one has blocked.
         v_blocker_ids := private.blockers_among(p_user_ids, (p_message ->> 'fromUserId')::uuid);
+        v_hidden := v_shared || jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}');
     end if;
-    for v_told in
-        select k.user_id, h.position, h.previous_position, m.member
-        from unnest(p_user_ids) with ordinality as k (user_id, ordinal)
-        cross join lateral (
-            select t.position, t.previous_position
-            from private.heads as t
-            where t.user_id = k.user_id
-            limit 1
-        ) as h
-        cross join lateral (
-            select t as member
-            from public.conversation_members as t
-            where t.conversation_id = p_conversation_id and t.user_id = k.user_id
-            limit 1
-        ) as m
-        order by k.ordinal
-    loop
-        v_topics := v_topics || ('user:' || v_told.user_id);
-        v_events := v_events || (
-            v_shared
-            || jsonb_build_object(
-                'id', gen_random_uuid(),
-                'position', v_told.position,
-                'previousPosition', v_told.previous_position,
-                'unreadTotal', private.unread_totals(v_told.user_id) -> 'messages'
-            )
+    select
+        array_agg('user:' || k.user_id order by k.ordinal),
+        array_agg(
+            case when v_hidden is not null and k.user_id = any(v_blocker_ids) then v_hidden else v_shared end
             || case
-                when (v_told.member).left_at is null
-                    then jsonb_build_object('conversation', private.conversation_facts(
-                        v_conversation, v_told.member,
-                        private.standing_between(v_told.user_id, private.direct_other(v_conversation, v_told.user_id))
-                    ))
-                else '{}'
+                when (m.member).left_at is null then jsonb_build_object(
+                    'id', gen_random_uuid(), 'position', h.position, 'previousPosition', h.previous_position, 'unreadTotal', u.messages,
+                    'conversation', private.conversation_facts(v_conversation, m.member, row(
+                        v_pair is not null and k.user_id = any(v_blocker_ids),
+                        v_pair is null or (
+                            v_blocker_ids = '{}' and private.direct_other(v_conversation, k.user_id) = any(v_active_ids)
+                        )
+                    )::private.standing)
+                )
+                else jsonb_build_object(
+                    'id', gen_random_uuid(), 'position', h.position, 'previousPosition', h.previous_position, 'unreadTotal', u.messages
+                )
             end
-            || case
-                when v_told.user_id = any(v_blocker_ids)
-                    then jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}')
-                else '{}'
-            end
-        );
-    end loop;
+            order by k.ordinal
+        )
+    into v_topics, v_events
+    from unnest(p_user_ids) with ordinality as k (user_id, ordinal)
+    cross join lateral (
+        select t.position, t.previous_position
+        from private.heads as t
+        where t.user_id = k.user_id
+        limit 1
+    ) as h
+    cross join lateral (
+        select t as member
+        from public.conversation_members as t
+        where t.conversation_id = p_conversation_id and t.user_id = k.user_id
+        limit 1
+    ) as m
+    cross join lateral (
+        select coalesce(sum(b.messages), 0) as messages
+        from private.badges as b
+        where b.user_id = k.user_id
+    ) as u;
     if v_topics is not null then
         perform private.broadcast(p_type, v_topics, v_events);
     end if;
@@ -2575,7 +2601,7 @@ $_$;
 
 COMMENT ON FUNCTION private.inbox_place_of(p_cursor text) IS 'What inbox_cursor wrote; a place above every row for null; raises PT400 cursor_invalid.';
 
-CREATE FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) RETURNS jsonb
+CREATE FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) RETURNS json
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -2584,7 +2610,7 @@ declare
     v_seq constant bigint := p_conversation.last_seq + 1;
     v_is_direct constant boolean := p_conversation.kind = 'direct';
     v_member_ids uuid[];
-    v_blocker_ids uuid[];
+    v_blocker_ids uuid[] := '{}';
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
@@ -2602,8 +2628,10 @@ begin
         );
     end if;
     v_position := private.move_heads(v_member_ids, p_conversation.position);
-    -- Under the heads, which a block locks as well.
-    v_blocker_ids := private.blockers_among(v_member_ids, v_me);
+    if not v_is_direct then
+        -- Under the heads, which a block locks as well. Of a direct conversation it locks the row, and none is there.
+        v_blocker_ids := private.blockers_among(v_member_ids, v_me);
+    end if;
     v_now := clock_timestamp();
 
     update public.conversations as c
@@ -2633,7 +2661,9 @@ begin
         changed_position = v_position
     where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
     perform private.note_seen(v_me);
-    perform private.enqueue_classification(v_inserted.id);
+    if p_settings.classifier_mode <> 'off' then
+        perform private.enqueue_classification(v_inserted.id, p_settings.classifier_mode);
+    end if;
     -- Nobody has received or read it yet.
     select p.* into v_sender from public.profiles as p where p.user_id = v_me;
     v_shape := private.message_shape(v_inserted, null, null, v_sender, false);
@@ -2641,15 +2671,17 @@ begin
     if v_inserted.is_sensitive then
         v_shape := private.joined(v_shape, json_build_object('envelope', private.envelope_json(v_inserted.id)));
     end if;
-    return jsonb_build_object(
+    return json_build_object(
         'message', v_shape,
-        'conversation', (v_events[array_position(v_member_ids, v_me)] -> 'conversation')
-        || private.conversation_rest(p_conversation, v_shape)::jsonb
+        'conversation', private.joined(
+            (v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json,
+            private.conversation_rest(p_conversation, v_shape)
+        )
     );
 end;
 $$;
 
-COMMENT ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) IS 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns both as the author sees them: {message, conversation}.';
+COMMENT ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) IS 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and returns both as the author sees them: {message, conversation}.';
 
 CREATE FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) RETURNS void
     LANGUAGE sql
@@ -6382,7 +6414,7 @@ begin
             private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
         ).masked_body;
     end if;
-    perform private.insert_message(v_conversation, v_pending);
+    perform private.insert_message(v_conversation, v_pending, s) from private.settings as s;
     return 'released';
 end;
 $$;
@@ -6825,37 +6857,45 @@ $$;
 
 COMMENT ON FUNCTION private.require_rank_above(p_me uuid, p_user_id uuid) IS 'Raises PT403 forbidden unless the moderator p_me may impose or lift sanctions of this person.';
 
-CREATE FUNCTION private.require_writer(p_me uuid, p_settings private.settings) RETURNS void
+CREATE FUNCTION private.require_writer(p_settings private.settings) RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 declare
-    v_muted_until timestamptz;
+    v_me constant uuid := auth.uid();
+    v_account record;
 begin
-    if
-        not private.account_is_active(p_me)
-        or (not p_settings.anonymous_may_send and exists (select 1 from auth.users as u where u.id = p_me and u.is_anonymous))
-    then
-        raise sqlstate 'PT403' using message = 'account_unavailable', detail = 'This account may not write.';
+    if v_me is null then
+        raise sqlstate 'PT401' using message = 'unauthenticated', detail = 'A signed-in person is needed.';
     end if;
-    -- Whatever is in force now is a mute: a suspended account is not active.
-    select coalesce(s.ends_at, 'infinity') into v_muted_until
-    from private.sanctions as s
-    where s.user_id = p_me and s.lifted_at is null and (s.ends_at is null or s.ends_at > clock_timestamp())
-    order by s.ends_at desc nulls first
-    limit 1;
-    if found then
+    -- As account_is_active, and all the rest there is to ask, in one look: every send comes by here.
+    select u.is_anonymous, s.is_suspended, s.muted_until into v_account
+    from auth.users as u
+    cross join lateral (
+        select
+            coalesce(bool_or(t.kind = 'suspend'), false) as is_suspended,
+            max(coalesce(t.ends_at, 'infinity')) as muted_until
+        from private.sanctions as t
+        where t.user_id = u.id and t.lifted_at is null and (t.ends_at is null or t.ends_at > clock_timestamp())
+    ) as s
+    where u.id = v_me and u.deleted_at is null and (u.banned_until is null or u.banned_until < now());
+    if not found or v_account.is_suspended or (v_account.is_anonymous and not p_settings.anonymous_may_send) then
+        raise sqlstate 'PT403' using
+            message = 'account_unavailable', detail = 'This account may not write.';
+    end if;
+    if v_account.muted_until is not null then
         raise sqlstate 'PT403' using
             message = 'account_muted',
-            detail = case v_muted_until
+            detail = case v_account.muted_until
                 when 'infinity' then 'This account may not write for now.'
-                else format('This account may not write until %s.', private.iso_time(v_muted_until))
+                else format('This account may not write until %s.', private.iso_time(v_account.muted_until))
             end;
     end if;
+    return v_me;
 end;
 $$;
 
-COMMENT ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) IS 'For what puts words before others. Raises PT403 account_unavailable unless the account exists, is neither banned nor suspended, and is not anonymous (or the settings allow that); PT403 account_muted while a moderator has muted it.';
+COMMENT ON FUNCTION private.require_writer(p_settings private.settings) IS 'The caller''s id, for what puts words before others. Raises PT401 unauthenticated; PT403 account_unavailable unless the account exists, is neither banned nor suspended, and is not anonymous (or the settings allow that); PT403 account_muted while a moderator has muted it.';
 
 CREATE FUNCTION private.restore_message(p_message_id uuid) RETURNS boolean
     LANGUAGE plpgsql
@@ -7123,13 +7163,13 @@ $$;
 
 COMMENT ON FUNCTION private.sealed_for(p_sealed private.sealed, p_contact_allowed boolean) IS 'The same, judged for a conversation in which contact details are or are not allowed; called once that is known, under its lock.';
 
-CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) RETURNS jsonb
+CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb) RETURNS json
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me uuid;
     v_body constant text := private.normalize_text(p_body);
     v_settings private.settings;
     v_pace private.paces;
@@ -7146,10 +7186,12 @@ declare
     v_text_digest bigint;
     v_behaviour private.judgement;
     v_verdict private.judgement;
-    v_answer jsonb;
+    v_answer json;
     v_seq bigint;
     v_is_created boolean := false;
 begin
+    select s.* into v_settings from private.settings as s;
+    v_me := private.require_writer(v_settings);
     if p_envelope is null and coalesce(char_length(v_body), 0) not between 1 and 4000 then
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
@@ -7165,9 +7207,6 @@ begin
 
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
     v_pace := private.lock_pace(v_me, 'send');
-    select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
-
     if p_conversation_id is null then
         v_conversation := private.find_direct(v_me, p_to_user_id, p_gig_id);
         v_conversation_id := v_conversation.id;
@@ -7226,7 +7265,7 @@ begin
                 raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
             end if;
         end if;
-        v_answer := jsonb_build_object(
+        v_answer := json_build_object(
             'message', case
                 when v_seq is null then private.pending_json(v_pending)
                 else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
@@ -7280,7 +7319,7 @@ begin
             perform private.keep_verdict(
                 v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
             );
-            return private.refuse(422, 'message_rejected', v_verdict.explanation, null);
+            return private.refuse(422, 'message_rejected', v_verdict.explanation, null)::json;
         end if;
 
         if v_conversation_id is null then
@@ -7307,24 +7346,24 @@ begin
         end if;
         if v_verdict.action = 'hold' then
             perform private.hold_message(v_conversation, v_message, v_settings);
-            v_answer := jsonb_build_object(
+            v_answer := json_build_object(
                 'message', private.pending_json(v_message), 'conversation', private.conversation_json(v_me, v_conversation_id)
             );
-            v_now := clock_timestamp();
         else
-            v_answer := private.insert_message(v_conversation, v_message);
+            v_answer := private.insert_message(v_conversation, v_message, v_settings);
             v_seq := v_conversation.last_seq + 1;
-            v_now := (v_answer -> 'message' ->> 'createdAt')::timestamptz;
         end if;
+        -- The clock of now, not of before the wait for the heads: the window is never shorter than it says.
+        v_now := clock_timestamp();
         v_pace.happened_at := private.keep_pace(v_me, 'send', v_pace.happened_at, v_settings.send_window_s, v_now, v_pace.recent);
         v_is_created := true;
     end if;
 
-    return v_answer || jsonb_build_object(
+    return private.joined(v_answer, json_build_object(
         'created', v_is_created,
         'held', v_seq is null,
         'pace', private.pace_json(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
-    );
+    ));
 end;
 $$;
 
@@ -7342,7 +7381,7 @@ declare
     v_other uuid;
 begin
     select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     select c.* into v_conversation
     from public.conversations as c
     inner join public.conversation_members as m on c.id = m.conversation_id
@@ -7870,19 +7909,14 @@ CREATE FUNCTION private.unread_totals(p_user_id uuid) RETURNS jsonb
     AS $$
 begin
     return (
-        select jsonb_build_object('messages', coalesce(sum(m.unread_count), 0), 'conversations', count(*))
-        from public.conversation_members as m
-        where
-            m.user_id = p_user_id
-            and m.left_at is null
-            and not m.is_archived
-            and (m.unread_count > 0 or m.marked_unread)
-            and (m.muted_until is null or m.muted_until <= now())
+        select jsonb_build_object('messages', coalesce(sum(b.messages), 0), 'conversations', coalesce(sum(b.conversations), 0))
+        from private.badges as b
+        where b.user_id = p_user_id
     );
 end;
 $$;
 
-COMMENT ON FUNCTION private.unread_totals(p_user_id uuid) IS 'The badge, {messages, conversations}: what is unread or marked so, without muted and archived conversations.';
+COMMENT ON FUNCTION private.unread_totals(p_user_id uuid) IS 'The badge, {messages, conversations}; see private.badges.';
 
 CREATE FUNCTION private.update_conversation(p_conversation_id uuid, p_changes jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -7968,7 +8002,7 @@ begin
     if v_renames then
         -- New words before others, like an edit.
         select s.* into v_settings from private.settings as s;
-        perform private.require_writer(v_me, v_settings);
+        perform private.require_writer(v_settings);
         v_refusal := private.refuse_line(v_me, v_title, '/title');
         if v_refusal is not null then
             return v_refusal;
@@ -8429,7 +8463,7 @@ CREATE FUNCTION public.sanction_user(p_user_id uuid DEFAULT NULL::uuid, p_kind t
 
 COMMENT ON FUNCTION public.sanction_user(p_user_id uuid, p_kind text, p_duration_s integer, p_reason text) IS 'Mutes or suspends a person at once, for p_duration_s seconds or until it is lifted (null): {sanction, action, created}. The same again by the same moderator changes nothing. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable or forbidden (moderators are sanctioned by admins only, admins and oneself by nobody), PT404 not_found, PT409 already_decided.';
 
-CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversation_id uuid DEFAULT NULL::uuid, p_to_user_id uuid DEFAULT NULL::uuid, p_gig_id uuid DEFAULT NULL::uuid, p_client_message_id uuid DEFAULT NULL::uuid, p_envelope jsonb DEFAULT NULL::jsonb) RETURNS jsonb
+CREATE FUNCTION public.send_message(p_body text DEFAULT NULL::text, p_conversation_id uuid DEFAULT NULL::uuid, p_to_user_id uuid DEFAULT NULL::uuid, p_gig_id uuid DEFAULT NULL::uuid, p_client_message_id uuid DEFAULT NULL::uuid, p_envelope jsonb DEFAULT NULL::jsonb) RETURNS json
     LANGUAGE sql
     SET search_path TO ''
     RETURN private.send_message(p_body, p_conversation_id, p_to_user_id, p_gig_id, p_client_message_id, p_envelope);
@@ -8484,6 +8518,22 @@ CREATE FUNCTION public.update_profile(p_changes jsonb DEFAULT '{}'::jsonb) RETUR
     RETURN private.update_profile(p_changes);
 
 COMMENT ON FUNCTION public.update_profile(p_changes jsonb) IS 'Changes what p_changes names, {displayName: 1 to 80 characters, avatarUrl: https URL, own object or null, locale: language tag or null}: {profile}. Makes a missing profile. Raises PT400 validation_failed, PT401 unauthenticated, PT403 account_unavailable, PT422 text_rejected, PT429 rate_limited.';
+
+CREATE VIEW private.badges WITH (security_invoker='true') AS
+ SELECT user_id,
+    sum(unread_count) AS messages,
+    count(*) AS conversations
+   FROM public.conversation_members m
+  WHERE ((left_at IS NULL) AND (NOT is_archived) AND ((unread_count > 0) OR marked_unread) AND ((muted_until IS NULL) OR (muted_until <= now())))
+  GROUP BY user_id;
+
+COMMENT ON VIEW private.badges IS 'What each person has unread or marked so, without muted and archived conversations; nobody who has nothing. Ask for one user_id.';
+
+COMMENT ON COLUMN private.badges.user_id IS 'The person.';
+
+COMMENT ON COLUMN private.badges.messages IS 'How many messages are unread.';
+
+COMMENT ON COLUMN private.badges.conversations IS 'How many conversations have unread messages or are marked unread.';
 
 CREATE TABLE private.classifier_jobs (
     message_id uuid NOT NULL,
@@ -9235,7 +9285,7 @@ REVOKE ALL ON FUNCTION private.inbox_matches(p_user_id uuid, p_conversation_id u
 
 REVOKE ALL ON FUNCTION private.inbox_place_of(p_cursor text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.insert_message(p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.insert_profile(p_user_id uuid, p_metadata jsonb) FROM PUBLIC;
 
@@ -9493,7 +9543,7 @@ REVOKE ALL ON FUNCTION private.require_moderator() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.require_rank_above(p_me uuid, p_user_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.require_writer(p_me uuid, p_settings private.settings) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.require_writer(p_settings private.settings) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.restore_message(p_message_id uuid) FROM PUBLIC;
 

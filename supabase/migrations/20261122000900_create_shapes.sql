@@ -292,6 +292,24 @@ stable
 set search_path = ''
 as $$
 begin
+    if p_conversation.kind = 'direct' then
+        -- As people_json, which also numbers and counts: the answer of every send needs only this.
+        return (
+            select json_build_object(
+                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.joined_at, m.user_id),
+                'memberCount', count(*),
+                'lastMessage', p_last_message
+            )
+            from public.conversation_members as m
+            left join lateral (
+                select t as profile
+                from public.profiles as t
+                where t.user_id = m.user_id
+                limit 1
+            ) as p on true
+            where m.conversation_id = p_conversation.id
+        );
+    end if;
     return (
         select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', p_last_message)
         from private.people_json(array[p_conversation.id]) as p

@@ -9,7 +9,7 @@
 --            drop function private.request_digests(uuid, text, private.sealed);
 --            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
 --            drop function private.tell_author(public.conversations, uuid);
---            drop function private.insert_message(public.conversations, private.pending_messages);
+--            drop function private.insert_message(public.conversations, private.pending_messages, private.settings);
 --            drop function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement);
 --            drop function private.pending_json(private.pending_messages);
 --            drop function private.open_direct(uuid, uuid, uuid, private.settings);
@@ -145,8 +145,10 @@ comment on function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.j
 revoke all on function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement)
 from public, anon, authenticated, service_role;
 
-create function private.insert_message(p_conversation public.conversations, p_message private.pending_messages)
-returns jsonb
+create function private.insert_message(
+    p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings
+)
+returns json
 language plpgsql
 volatile
 set search_path = ''
@@ -156,7 +158,7 @@ declare
     v_seq constant bigint := p_conversation.last_seq + 1;
     v_is_direct constant boolean := p_conversation.kind = 'direct';
     v_member_ids uuid[];
-    v_blocker_ids uuid[];
+    v_blocker_ids uuid[] := '{}';
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
@@ -174,8 +176,10 @@ begin
         );
     end if;
     v_position := private.move_heads(v_member_ids, p_conversation.position);
-    -- Under the heads, which a block locks as well.
-    v_blocker_ids := private.blockers_among(v_member_ids, v_me);
+    if not v_is_direct then
+        -- Under the heads, which a block locks as well. Of a direct conversation it locks the row, and none is there.
+        v_blocker_ids := private.blockers_among(v_member_ids, v_me);
+    end if;
     v_now := clock_timestamp();
 
     update public.conversations as c
@@ -205,7 +209,9 @@ begin
         changed_position = v_position
     where m.conversation_id = p_conversation.id and (m.left_at is null or v_is_direct);
     perform private.note_seen(v_me);
-    perform private.enqueue_classification(v_inserted.id);
+    if p_settings.classifier_mode <> 'off' then
+        perform private.enqueue_classification(v_inserted.id, p_settings.classifier_mode);
+    end if;
     -- Nobody has received or read it yet.
     select p.* into v_sender from public.profiles as p where p.user_id = v_me;
     v_shape := private.message_shape(v_inserted, null, null, v_sender, false);
@@ -213,17 +219,19 @@ begin
     if v_inserted.is_sensitive then
         v_shape := private.joined(v_shape, json_build_object('envelope', private.envelope_json(v_inserted.id)));
     end if;
-    return jsonb_build_object(
+    return json_build_object(
         'message', v_shape,
-        'conversation', (v_events[array_position(v_member_ids, v_me)] -> 'conversation')
-        || private.conversation_rest(p_conversation, v_shape)::jsonb
+        'conversation', private.joined(
+            (v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json,
+            private.conversation_rest(p_conversation, v_shape)
+        )
     );
 end;
 $$;
-comment on function private.insert_message(public.conversations, private.pending_messages) is
+comment on function private.insert_message(public.conversations, private.pending_messages, private.settings) is
 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and '
 'returns both as the author sees them: {message, conversation}.';
-revoke all on function private.insert_message(public.conversations, private.pending_messages)
+revoke all on function private.insert_message(public.conversations, private.pending_messages, private.settings)
 from public, anon, authenticated, service_role;
 
 create function private.tell_author(p_conversation public.conversations, p_user_id uuid)
@@ -377,7 +385,7 @@ revoke all on function private.lock_for_send(uuid, uuid) from public, anon, auth
 create function private.send_message(
     p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb
 )
-returns jsonb
+returns json
 language plpgsql
 volatile
 security definer
@@ -385,7 +393,7 @@ set search_path = ''
 set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-    v_me constant uuid := private.require_caller();
+    v_me uuid;
     v_body constant text := private.normalize_text(p_body);
     v_settings private.settings;
     v_pace private.paces;
@@ -402,10 +410,12 @@ declare
     v_text_digest bigint;
     v_behaviour private.judgement;
     v_verdict private.judgement;
-    v_answer jsonb;
+    v_answer json;
     v_seq bigint;
     v_is_created boolean := false;
 begin
+    select s.* into v_settings from private.settings as s;
+    v_me := private.require_writer(v_settings);
     if p_envelope is null and coalesce(char_length(v_body), 0) not between 1 and 4000 then
         raise sqlstate 'PT400' using
             message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
@@ -421,9 +431,6 @@ begin
 
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
     v_pace := private.lock_pace(v_me, 'send');
-    select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
-
     if p_conversation_id is null then
         v_conversation := private.find_direct(v_me, p_to_user_id, p_gig_id);
         v_conversation_id := v_conversation.id;
@@ -482,7 +489,7 @@ begin
                 raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
             end if;
         end if;
-        v_answer := jsonb_build_object(
+        v_answer := json_build_object(
             'message', case
                 when v_seq is null then private.pending_json(v_pending)
                 else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
@@ -536,7 +543,7 @@ begin
             perform private.keep_verdict(
                 v_me, v_conversation_id, null, v_message.client_message_id, v_body, v_verdict
             );
-            return private.refuse(422, 'message_rejected', v_verdict.explanation, null);
+            return private.refuse(422, 'message_rejected', v_verdict.explanation, null)::json;
         end if;
 
         if v_conversation_id is null then
@@ -563,24 +570,24 @@ begin
         end if;
         if v_verdict.action = 'hold' then
             perform private.hold_message(v_conversation, v_message, v_settings);
-            v_answer := jsonb_build_object(
+            v_answer := json_build_object(
                 'message', private.pending_json(v_message), 'conversation', private.conversation_json(v_me, v_conversation_id)
             );
-            v_now := clock_timestamp();
         else
-            v_answer := private.insert_message(v_conversation, v_message);
+            v_answer := private.insert_message(v_conversation, v_message, v_settings);
             v_seq := v_conversation.last_seq + 1;
-            v_now := (v_answer -> 'message' ->> 'createdAt')::timestamptz;
         end if;
+        -- The clock of now, not of before the wait for the heads: the window is never shorter than it says.
+        v_now := clock_timestamp();
         v_pace.happened_at := private.keep_pace(v_me, 'send', v_pace.happened_at, v_settings.send_window_s, v_now, v_pace.recent);
         v_is_created := true;
     end if;
 
-    return v_answer || jsonb_build_object(
+    return private.joined(v_answer, json_build_object(
         'created', v_is_created,
         'held', v_seq is null,
         'pace', private.pace_json(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
-    );
+    ));
 end;
 $$;
 comment on function private.send_message(text, uuid, uuid, uuid, uuid, jsonb) is
@@ -596,7 +603,7 @@ create function public.send_message(
     p_client_message_id uuid default null,
     p_envelope jsonb default null
 )
-returns jsonb
+returns json
 language sql
 volatile
 security invoker

@@ -121,7 +121,7 @@ begin
     if v_renames then
         -- New words before others, like an edit.
         select s.* into v_settings from private.settings as s;
-        perform private.require_writer(v_me, v_settings);
+        perform private.require_writer(v_settings);
         v_refusal := private.refuse_line(v_me, v_title, '/title');
         if v_refusal is not null then
             return v_refusal;

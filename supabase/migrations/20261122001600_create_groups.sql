@@ -167,7 +167,7 @@ begin
 
     -- One at a time per person: what the key says stays true until commit.
     perform private.lock_pace(v_me, 'new_conversation');
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     v_digest := sha256(convert_to(format('%s %s %s', p_gig_id, v_member_ids, v_title), 'UTF8'));
     select k.* into v_group_key
     from private.group_keys as k
@@ -388,7 +388,7 @@ begin
             message = 'validation_failed', detail = 'userIds must name 1 to 100 people.', hint = '/userIds';
     end if;
     select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     v_my_role := private.manage_group(v_me, p_conversation_id);
     if v_my_role = 'member' or (v_my_role <> 'owner' and coalesce(p_role, 'member') <> 'member') then
         raise sqlstate 'PT403' using

@@ -154,7 +154,7 @@ begin
             message = 'validation_failed', detail = 'The text must have 1 to 4,000 characters after normalisation.', hint = '/body';
     end if;
     select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     v_message := private.lock_own_message(v_me, p_message_id);
     if v_message.state <> 'visible' then
         raise sqlstate 'PT409' using message = 'message_deleted', detail = 'A deleted or hidden message cannot be edited.';

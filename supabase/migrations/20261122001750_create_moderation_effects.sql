@@ -75,7 +75,7 @@ begin
             private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
         ).masked_body;
     end if;
-    perform private.insert_message(v_conversation, v_pending);
+    perform private.insert_message(v_conversation, v_pending, s) from private.settings as s;
     return 'released';
 end;
 $$;

@@ -139,7 +139,7 @@ declare
     v_other uuid;
 begin
     select s.* into v_settings from private.settings as s;
-    perform private.require_writer(v_me, v_settings);
+    perform private.require_writer(v_settings);
     select c.* into v_conversation
     from public.conversations as c
     inner join public.conversation_members as m on c.id = m.conversation_id
