@@ -1807,26 +1807,6 @@ $$;
 
 COMMENT ON FUNCTION private.file_report(p_me uuid, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_reason text, p_note text) IS 'Keeps a report with its evidence and puts it before the moderators, or finds the open one. The caller has checked that p_me may know of the thing. Raises PT400 validation_failed, PT429 rate_limited.';
 
-CREATE FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) RETURNS public.conversations
-    LANGUAGE plpgsql STABLE
-    SET search_path TO ''
-    AS $$
-declare
-    v_conversation public.conversations;
-begin
-    select c.* into v_conversation
-    from public.conversations as c
-    where
-        c.kind = 'direct'
-        and c.direct_low = least(p_a, p_b)
-        and c.direct_high = greatest(p_a, p_b)
-        and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null));
-    return v_conversation;
-end;
-$$;
-
-COMMENT ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) IS 'The direct conversation of two people about a gig (or none), if there is one.';
-
 CREATE FUNCTION private.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -3987,7 +3967,7 @@ $$;
 
 COMMENT ON FUNCTION private.lock_desk(p_user_id uuid) IS 'One decision about a person at a time. The first lock of every function of the desk and taken by nothing else, so it is in no circle.';
 
-CREATE FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) RETURNS public.conversations
+CREATE FUNCTION private.lock_direct(p_a uuid, p_b uuid, p_gig_id uuid) RETURNS public.conversations
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
@@ -3996,24 +3976,17 @@ declare
 begin
     select c.* into v_conversation
     from public.conversations as c
-    where c.id = p_conversation_id
+    where
+        c.kind = 'direct'
+        and c.direct_low = least(p_a, p_b)
+        and c.direct_high = greatest(p_a, p_b)
+        and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null))
     for no key update;
-    if v_conversation.kind = 'direct' then
-        if private.is_blocked_pair(v_conversation.direct_low, v_conversation.direct_high) then
-            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
-        end if;
-    elsif not exists (
-        select 1
-        from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.user_id = p_me and m.left_at is null
-    ) then
-        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
-    end if;
     return v_conversation;
 end;
 $$;
 
-COMMENT ON FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) IS 'Locks a conversation and then asks what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 recipient_unavailable, PT404 not_found.';
+COMMENT ON FUNCTION private.lock_direct(p_a uuid, p_b uuid, p_gig_id uuid) IS 'Locks and returns the direct conversation of two people about a gig (or none), if there is one.';
 
 CREATE FUNCTION private.lock_heads(p_user_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -5804,19 +5777,22 @@ $$;
 
 COMMENT ON FUNCTION private.note_seen(p_user_id uuid) IS 'Notes that a person is here now; writes at most once a minute.';
 
-CREATE FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) RETURNS uuid
+CREATE FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) RETURNS public.conversations
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
-    v_conversation_id uuid;
+    v_conversation public.conversations;
     v_is_first_contact boolean;
 begin
     -- Both may write first at the same instant, and one may block the other: one at a time.
     perform private.lock_pair(p_me, p_other);
-    v_conversation_id := (private.find_direct(p_me, p_other, p_gig_id)).id;
-    if v_conversation_id is not null then
-        return v_conversation_id;
+    if private.is_blocked_pair(p_me, p_other) then
+        raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+    end if;
+    v_conversation := private.lock_direct(p_me, p_other, p_gig_id);
+    if v_conversation.id is not null then
+        return v_conversation;
     end if;
 
     if p_gig_id is not null and not private.gig_allows(p_gig_id, p_me, p_other) then
@@ -5834,9 +5810,9 @@ begin
 
     insert into public.conversations (kind, gig_id, created_by, direct_low, direct_high)
     values ('direct', p_gig_id, p_me, least(p_me, p_other), greatest(p_me, p_other))
-    returning id into v_conversation_id;
+    returning * into v_conversation;
     insert into public.conversation_members (conversation_id, user_id)
-    values (v_conversation_id, p_me), (v_conversation_id, p_other);
+    values (v_conversation.id, p_me), (v_conversation.id, p_other);
     perform private.create_heads(array[p_me, p_other]);
     if v_is_first_contact then
         perform private.lock_heads(array[p_me, p_other]);
@@ -5844,11 +5820,11 @@ begin
             p_other, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
         );
     end if;
-    return v_conversation_id;
+    return v_conversation;
 end;
 $$;
 
-COMMENT ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) IS 'Finds or makes the direct conversation, under the pair''s lock. Raises PT403 recipient_unavailable when the host''s gig_allows says no, PT429 rate_limited when p_me starts too many conversations or p_other hears from too many strangers.';
+COMMENT ON FUNCTION private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings) IS 'Finds and locks, or makes, the direct conversation, under the pair''s lock. Raises PT403 recipient_unavailable when one blocks the other or the host''s gig_allows says no, PT429 rate_limited when p_me starts too many conversations or p_other hears from too many strangers.';
 
 CREATE FUNCTION private.open_item(p_kind text, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_details jsonb) RETURNS uuid
     LANGUAGE plpgsql
@@ -7207,14 +7183,16 @@ begin
 
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
     v_pace := private.lock_pace(v_me, 'send');
+    -- Locked at once: a block, the end of a membership and the permission of contact details take this lock as well.
     if p_conversation_id is null then
-        v_conversation := private.find_direct(v_me, p_to_user_id, p_gig_id);
+        v_conversation := private.lock_direct(v_me, p_to_user_id, p_gig_id);
         v_conversation_id := v_conversation.id;
     else
         select c.* into v_conversation
         from public.conversations as c
         inner join public.conversation_members as m on c.id = m.conversation_id
-        where c.id = p_conversation_id and m.user_id = v_me and m.left_at is null;
+        where c.id = p_conversation_id and m.user_id = v_me and m.left_at is null
+        for no key update of c;
         if not found then
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
@@ -7277,18 +7255,18 @@ begin
 
         if v_conversation.kind = 'direct' then
             v_other := private.direct_other(v_conversation, v_me);
+        elsif v_conversation_id is not null and not exists (
+            -- Asked again: a membership may have ended while we waited for the lock.
+            select 1
+            from public.conversation_members as m
+            where m.conversation_id = v_conversation_id and m.user_id = v_me and m.left_at is null
+        ) then
+            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
-        if
-            v_other = v_me
-            or (v_other is not null and not private.account_is_active(v_other))
-            or (v_conversation_id is null and private.is_blocked_pair(v_me, v_other))
-        then
+        if v_other is not null and (
+            v_other = v_me or not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)
+        ) then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
-        end if;
-
-        -- Under the lock, which a block, the end of a membership and the permission of contact details take as well.
-        if v_conversation_id is not null then
-            v_conversation := private.lock_for_send(v_me, v_conversation_id);
         end if;
 
         -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
@@ -7323,8 +7301,8 @@ begin
         end if;
 
         if v_conversation_id is null then
-            v_conversation_id := private.open_direct(v_me, v_other, p_gig_id, v_settings);
-            v_conversation := private.lock_for_send(v_me, v_conversation_id);
+            v_conversation := private.open_direct(v_me, v_other, p_gig_id, v_settings);
+            v_conversation_id := v_conversation.id;
         end if;
         v_message.conversation_id := v_conversation_id;
         v_message.created_at := v_now;
@@ -9236,8 +9214,6 @@ GRANT ALL ON FUNCTION private.fail_classification(p_message_id uuid, p_lease uui
 
 REVOKE ALL ON FUNCTION private.file_report(p_me uuid, p_user_id uuid, p_conversation_id uuid, p_message_id uuid, p_reason text, p_note text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION private.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.finish_classification(p_message_id uuid, p_lease uuid, p_outcome jsonb) TO service_role;
 
@@ -9363,7 +9339,7 @@ REVOKE ALL ON FUNCTION private.lock_classification(p_message_id uuid, p_lease uu
 
 REVOKE ALL ON FUNCTION private.lock_desk(p_user_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.lock_for_send(p_me uuid, p_conversation_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.lock_direct(p_a uuid, p_b uuid, p_gig_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_heads(p_user_ids uuid[]) FROM PUBLIC;
 

@@ -5,7 +5,7 @@
 --            (new conversations only), the conversation, heads by user id, members, the recipient's pace row.
 -- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid, jsonb);
 --            drop function private.send_message(text, uuid, uuid, uuid, uuid, jsonb);
---            drop function private.lock_for_send(uuid, uuid); drop function private.judge_send(text, private.sealed, boolean);
+--            drop function private.judge_send(text, private.sealed, boolean);
 --            drop function private.request_digests(uuid, text, private.sealed);
 --            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
 --            drop function private.tell_author(public.conversations, uuid);
@@ -13,13 +13,13 @@
 --            drop function private.keep_verdict(uuid, uuid, uuid, uuid, text, private.judgement);
 --            drop function private.pending_json(private.pending_messages);
 --            drop function private.open_direct(uuid, uuid, uuid, private.settings);
---            drop function private.find_direct(uuid, uuid, uuid);
+--            drop function private.lock_direct(uuid, uuid, uuid);
 set lock_timeout = '4s';
 
-create function private.find_direct(p_a uuid, p_b uuid, p_gig_id uuid)
+create function private.lock_direct(p_a uuid, p_b uuid, p_gig_id uuid)
 returns public.conversations
 language plpgsql
-stable
+volatile
 set search_path = ''
 as $$
 declare
@@ -31,29 +31,33 @@ begin
         c.kind = 'direct'
         and c.direct_low = least(p_a, p_b)
         and c.direct_high = greatest(p_a, p_b)
-        and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null));
+        and (c.gig_id = p_gig_id or (c.gig_id is null and p_gig_id is null))
+    for no key update;
     return v_conversation;
 end;
 $$;
-comment on function private.find_direct(uuid, uuid, uuid) is
-'The direct conversation of two people about a gig (or none), if there is one.';
-revoke all on function private.find_direct(uuid, uuid, uuid) from public, anon, authenticated, service_role;
+comment on function private.lock_direct(uuid, uuid, uuid) is
+'Locks and returns the direct conversation of two people about a gig (or none), if there is one.';
+revoke all on function private.lock_direct(uuid, uuid, uuid) from public, anon, authenticated, service_role;
 
 create function private.open_direct(p_me uuid, p_other uuid, p_gig_id uuid, p_settings private.settings)
-returns uuid
+returns public.conversations
 language plpgsql
 volatile
 set search_path = ''
 as $$
 declare
-    v_conversation_id uuid;
+    v_conversation public.conversations;
     v_is_first_contact boolean;
 begin
     -- Both may write first at the same instant, and one may block the other: one at a time.
     perform private.lock_pair(p_me, p_other);
-    v_conversation_id := (private.find_direct(p_me, p_other, p_gig_id)).id;
-    if v_conversation_id is not null then
-        return v_conversation_id;
+    if private.is_blocked_pair(p_me, p_other) then
+        raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
+    end if;
+    v_conversation := private.lock_direct(p_me, p_other, p_gig_id);
+    if v_conversation.id is not null then
+        return v_conversation;
     end if;
 
     if p_gig_id is not null and not private.gig_allows(p_gig_id, p_me, p_other) then
@@ -71,9 +75,9 @@ begin
 
     insert into public.conversations (kind, gig_id, created_by, direct_low, direct_high)
     values ('direct', p_gig_id, p_me, least(p_me, p_other), greatest(p_me, p_other))
-    returning id into v_conversation_id;
+    returning * into v_conversation;
     insert into public.conversation_members (conversation_id, user_id)
-    values (v_conversation_id, p_me), (v_conversation_id, p_other);
+    values (v_conversation.id, p_me), (v_conversation.id, p_other);
     perform private.create_heads(array[p_me, p_other]);
     if v_is_first_contact then
         perform private.lock_heads(array[p_me, p_other]);
@@ -81,12 +85,12 @@ begin
             p_other, 'first_contact', p_settings.first_contact_count_max, p_settings.first_contact_window_s
         );
     end if;
-    return v_conversation_id;
+    return v_conversation;
 end;
 $$;
 comment on function private.open_direct(uuid, uuid, uuid, private.settings) is
-'Finds or makes the direct conversation, under the pair''s lock. Raises PT403 recipient_unavailable when the host''s gig_allows says no, '
-'PT429 rate_limited when p_me starts too many conversations or p_other hears from too many strangers.';
+'Finds and locks, or makes, the direct conversation, under the pair''s lock. Raises PT403 recipient_unavailable when one blocks the other '
+'or the host''s gig_allows says no, PT429 rate_limited when p_me starts too many conversations or p_other hears from too many strangers.';
 revoke all on function private.open_direct(uuid, uuid, uuid, private.settings) from public, anon, authenticated, service_role;
 
 create function private.pending_json(p_pending private.pending_messages)
@@ -350,38 +354,6 @@ comment on function private.judge_send(text, private.sealed, boolean) is
 'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
 revoke all on function private.judge_send(text, private.sealed, boolean) from public, anon, authenticated, service_role;
 
-create function private.lock_for_send(p_me uuid, p_conversation_id uuid)
-returns public.conversations
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-    v_conversation public.conversations;
-begin
-    select c.* into v_conversation
-    from public.conversations as c
-    where c.id = p_conversation_id
-    for no key update;
-    if v_conversation.kind = 'direct' then
-        if private.is_blocked_pair(v_conversation.direct_low, v_conversation.direct_high) then
-            raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
-        end if;
-    elsif not exists (
-        select 1
-        from public.conversation_members as m
-        where m.conversation_id = p_conversation_id and m.user_id = p_me and m.left_at is null
-    ) then
-        raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
-    end if;
-    return v_conversation;
-end;
-$$;
-comment on function private.lock_for_send(uuid, uuid) is
-'Locks a conversation and then asks what may have changed while we waited: blocks of a direct one, membership of a group. Raises PT403 '
-'recipient_unavailable, PT404 not_found.';
-revoke all on function private.lock_for_send(uuid, uuid) from public, anon, authenticated, service_role;
-
 create function private.send_message(
     p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb
 )
@@ -431,14 +403,16 @@ begin
 
     -- One send of a person at a time: what the key and the pace say below stays true until commit.
     v_pace := private.lock_pace(v_me, 'send');
+    -- Locked at once: a block, the end of a membership and the permission of contact details take this lock as well.
     if p_conversation_id is null then
-        v_conversation := private.find_direct(v_me, p_to_user_id, p_gig_id);
+        v_conversation := private.lock_direct(v_me, p_to_user_id, p_gig_id);
         v_conversation_id := v_conversation.id;
     else
         select c.* into v_conversation
         from public.conversations as c
         inner join public.conversation_members as m on c.id = m.conversation_id
-        where c.id = p_conversation_id and m.user_id = v_me and m.left_at is null;
+        where c.id = p_conversation_id and m.user_id = v_me and m.left_at is null
+        for no key update of c;
         if not found then
             raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
@@ -501,18 +475,18 @@ begin
 
         if v_conversation.kind = 'direct' then
             v_other := private.direct_other(v_conversation, v_me);
+        elsif v_conversation_id is not null and not exists (
+            -- Asked again: a membership may have ended while we waited for the lock.
+            select 1
+            from public.conversation_members as m
+            where m.conversation_id = v_conversation_id and m.user_id = v_me and m.left_at is null
+        ) then
+            raise sqlstate 'PT404' using message = 'not_found', detail = 'There is no such conversation for you.';
         end if;
-        if
-            v_other = v_me
-            or (v_other is not null and not private.account_is_active(v_other))
-            or (v_conversation_id is null and private.is_blocked_pair(v_me, v_other))
-        then
+        if v_other is not null and (
+            v_other = v_me or not private.account_is_active(v_other) or private.is_blocked_pair(v_me, v_other)
+        ) then
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
-        end if;
-
-        -- Under the lock, which a block, the end of a membership and the permission of contact details take as well.
-        if v_conversation_id is not null then
-            v_conversation := private.lock_for_send(v_me, v_conversation_id);
         end if;
 
         -- Judged before anything is made, so that what is refused leaves its verdict and nothing else.
@@ -547,8 +521,8 @@ begin
         end if;
 
         if v_conversation_id is null then
-            v_conversation_id := private.open_direct(v_me, v_other, p_gig_id, v_settings);
-            v_conversation := private.lock_for_send(v_me, v_conversation_id);
+            v_conversation := private.open_direct(v_me, v_other, p_gig_id, v_settings);
+            v_conversation_id := v_conversation.id;
         end if;
         v_message.conversation_id := v_conversation_id;
         v_message.created_at := v_now;
