@@ -139,11 +139,13 @@ def test_nothing_costs_more_than_is_written_down(stage):
         )  # fmt: skip
     bounds = written_down()
     assert set(costs) == set(bounds)
-    # Statements to the letter; pages with room for another order of rows in them.
+    # Statements to the letter; pages with room for another order of rows in them, and before Postgres 17, which walks an index
+    # once for all elements of an array, for a descent per element.
+    room = 1.5 if stage.admin.info.server_version >= 170000 else 2
     assert {
         name: (cost, bounds[name])
         for name, cost in costs.items()
-        if cost[0] > bounds[name][0] or cost[1] > bounds[name][1] * 1.5 + 30
+        if cost[0] > bounds[name][0] or cost[1] > bounds[name][1] * room + 30
     } == {}
 
 
