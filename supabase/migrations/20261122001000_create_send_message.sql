@@ -152,7 +152,7 @@ from public, anon, authenticated, service_role;
 create function private.insert_message(
     p_conversation public.conversations, p_message private.pending_messages, p_settings private.settings
 )
-returns json
+returns json[]
 language plpgsql
 volatile
 set search_path = ''
@@ -223,18 +223,15 @@ begin
     if v_inserted.is_sensitive then
         v_shape := private.joined(v_shape, json_build_object('envelope', private.envelope_json(v_inserted.id)));
     end if;
-    return json_build_object(
-        'message', v_shape,
-        'conversation', private.joined(
-            (v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json,
-            private.conversation_rest(p_conversation, v_shape)
-        )
-    );
+    return array[v_shape, private.joined(
+        (v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json,
+        private.conversation_rest(p_conversation, v_shape)
+    )];
 end;
 $$;
 comment on function private.insert_message(public.conversations, private.pending_messages, private.settings) is
 'The one place that makes a message, in a conversation its caller has locked and may write to; tells everybody, and '
-'returns both as the author sees them: {message, conversation}.';
+'returns both as the author sees them, the message and then the conversation.';
 revoke all on function private.insert_message(public.conversations, private.pending_messages, private.settings)
 from public, anon, authenticated, service_role;
 
@@ -382,7 +379,7 @@ declare
     v_text_digest bigint;
     v_behaviour private.judgement;
     v_verdict private.judgement;
-    v_answer json;
+    v_answer json[];
     v_seq bigint;
     v_is_created boolean := false;
 begin
@@ -463,13 +460,13 @@ begin
                 raise sqlstate 'PT422' using message = 'message_rejected', detail = 'A moderator did not let this message pass.';
             end if;
         end if;
-        v_answer := json_build_object(
-            'message', case
+        v_answer := array[
+            case
                 when v_seq is null then private.pending_json(v_pending)
                 else private.message_page(v_me, v_conversation_id, v_seq, v_seq + 1, 1) -> 0
             end,
-            'conversation', private.conversation_json(v_me, v_conversation_id)
-        );
+            private.conversation_json(v_me, v_conversation_id)
+        ];
     else
         perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
 
@@ -544,9 +541,7 @@ begin
         end if;
         if v_verdict.action = 'hold' then
             perform private.hold_message(v_conversation, v_message, v_settings);
-            v_answer := json_build_object(
-                'message', private.pending_json(v_message), 'conversation', private.conversation_json(v_me, v_conversation_id)
-            );
+            v_answer := array[private.pending_json(v_message), private.conversation_json(v_me, v_conversation_id)];
         else
             v_answer := private.insert_message(v_conversation, v_message, v_settings);
             v_seq := v_conversation.last_seq + 1;
@@ -557,11 +552,13 @@ begin
         v_is_created := true;
     end if;
 
-    return private.joined(v_answer, json_build_object(
+    return json_build_object(
+        'message', v_answer[1],
+        'conversation', v_answer[2],
         'created', v_is_created,
         'held', v_seq is null,
         'pace', private.pace_json(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp())
-    ));
+    );
 end;
 $$;
 comment on function private.send_message(text, uuid, uuid, uuid, uuid, jsonb) is
