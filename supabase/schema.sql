@@ -238,7 +238,7 @@ begin
             continue when v_message.is_sensitive and private.is_masked_for_more(v_message.id);
             select o.body into v_body from private.originals as o where o.message_id = v_message.id;
             v_masked := case
-                when not v_message.is_sensitive then (private.judge_text(v_body, true)).masked_body
+                when not v_message.is_sensitive then (private.judge_text(v_body, private.moderation_fold(v_body), true)).masked_body
             end;
             continue when v_masked is not null and v_masked is not distinct from v_message.body;
             if v_message.state = 'visible' and v_masked is null then
@@ -1491,7 +1491,7 @@ begin
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
         perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
-        v_verdict := private.judge_text(v_body, (
+        v_verdict := private.judge_text(v_body, private.moderation_fold(v_body), (
             select c.contact_allowed_at is not null
             from public.conversations as c
             where c.id = v_message.conversation_id
@@ -2222,20 +2222,18 @@ $$;
 
 COMMENT ON FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) IS 'Whether the first person blocks the second.';
 
-CREATE FUNCTION private.has_link(p_text text) RETURNS boolean
+CREATE FUNCTION private.has_link(p_folded text) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
-declare
-    v_folded constant text := private.moderation_fold(p_text);
 begin
     return
-        v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint')
-        and (select true = any(h.is_links) from private.moderation_hosts(v_folded) as h);
+        p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint')
+        and (select true = any(h.is_links) from private.moderation_hosts(p_folded) as h);
 end;
 $$;
 
-COMMENT ON FUNCTION private.has_link(p_text text) IS 'Whether a normalised text has a web address, written out or not.';
+COMMENT ON FUNCTION private.has_link(p_folded text) IS 'Whether a folded text has a web address, written out or not.';
 
 CREATE FUNCTION private.has_long_mark_run(p_text text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -2701,7 +2699,7 @@ CREATE FUNCTION private.is_allowed_line(p_text text) RETURNS boolean
     SET search_path TO ''
     AS $$
 begin
-    return p_text is null or (private.judge_text(p_text, false)).action in ('allow', 'warn');
+    return p_text is null or (private.judge_text(p_text, private.moderation_fold(p_text), false)).action in ('allow', 'warn');
 end;
 $$;
 
@@ -3009,7 +3007,7 @@ $$;
 
 COMMENT ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) IS 'The verdict of the rules on conduct: p_me is about to send a text with this digest to a conversation (null: a new one); p_recent as private.recent_with left it. Nothing is written.';
 
-CREATE FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) RETURNS private.judgement
+CREATE FUNCTION private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
@@ -3017,7 +3015,7 @@ declare
     v_sealed private.sealed;
 begin
     if p_body is not null then
-        return private.judge_text(p_body, p_contact_allowed);
+        return private.judge_text(p_body, p_folded, p_contact_allowed);
     end if;
     -- The service judged by the same rules, since nobody here can read the text. A mask is inside the envelope.
     v_sealed := private.sealed_for(p_sealed, p_contact_allowed);
@@ -3027,26 +3025,25 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) IS 'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
+COMMENT ON FUNCTION private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean) IS 'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
 
-CREATE FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) RETURNS private.judgement
+CREATE FUNCTION private.judge_text(p_text text, p_folded text, p_contact_allowed boolean) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 begin
-    return private.judge_with(p_text, p_contact_allowed, null);
+    return private.judge_with(p_text, p_folded, p_contact_allowed, null);
 end;
 $$;
 
-COMMENT ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) IS 'The verdict of all enabled rules on a text as private.normalize_text left it. Rules of kind contact are skipped when contact is allowed.';
+COMMENT ON FUNCTION private.judge_text(p_text text, p_folded text, p_contact_allowed boolean) IS 'The verdict of all enabled rules on a text as private.normalize_text left it, and on the same folded. Rules of kind contact are skipped when contact is allowed.';
 
-CREATE FUNCTION private.judge_with(p_text text, p_contact_allowed boolean, p_rule_id uuid) RETURNS private.judgement
+CREATE FUNCTION private.judge_with(p_text text, p_folded text, p_contact_allowed boolean, p_rule_id uuid) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 declare
     c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
-    v_folded constant text := private.moderation_fold(p_text);
     v_state private.moderation_state;
     v_rule private.moderation_rules;
     v_caught uuid[] := '{}';
@@ -3072,21 +3069,21 @@ begin
     end if;
 
     if v_state.has_terms or v_state.has_contact then
-        select s.caught, s.hints into v_caught, v_hints from private.moderation_scan(v_folded, p_rule_id) as s;
+        select s.caught, s.hints into v_caught, v_hints from private.moderation_scan(p_folded, p_rule_id) as s;
     end if;
     foreach v_pattern in array v_state.patterns loop
-        if v_folded ~ v_pattern then
+        if p_folded ~ v_pattern then
             v_caught := v_caught || array(
                 select r.id
                 from private.moderation_rules as r
                 where
                     r.kind = 'pattern' and case when p_rule_id is null then r.is_enabled else r.id = p_rule_id end
-                    and v_folded ~ private.moderation_fold(private.normalize_text(r.pattern))
+                    and p_folded ~ private.moderation_fold(private.normalize_text(r.pattern))
             );
         end if;
     end loop;
     if v_state.has_contact and not p_contact_allowed then
-        v_contacts := private.moderation_contacts(v_folded, v_hints);
+        v_contacts := private.moderation_contacts(p_folded, v_hints);
         if v_contacts <> '{}' then
             v_caught := v_caught || array(
                 select r.id
@@ -3095,8 +3092,8 @@ begin
             );
         end if;
     end if;
-    if v_state.has_link and v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint') then
-        select h.hosts, h.is_links, h.spans into v_hosts, v_is_links, v_host_spans from private.moderation_hosts(v_folded) as h;
+    if v_state.has_link and p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint') then
+        select h.hosts, h.is_links, h.spans into v_hosts, v_is_links, v_host_spans from private.moderation_hosts(p_folded) as h;
         if v_hosts <> '{}' then
             v_caught := v_caught || array(
                 select r.id
@@ -3131,16 +3128,16 @@ begin
             v_found := v_contacts;
         elsif v_rule.kind = 'pattern' then
             v_found := private.moderation_spans(
-                v_folded, private.moderation_fold(private.normalize_text(v_rule.pattern))
+                p_folded, private.moderation_fold(private.normalize_text(v_rule.pattern))
             );
         else
             -- Whole words: the links, or those a term is found in. Where it takes several to make it, the whole text goes.
             if v_rule.kind = 'link' then
                 v_is_meant := private.moderation_host_matches(v_rule, v_hosts, v_is_links);
             end if;
-            v_found := private.moderation_word_spans(v_folded, v_rule, v_host_spans, v_is_meant);
+            v_found := private.moderation_word_spans(p_folded, v_rule, v_host_spans, v_is_meant);
         end if;
-        v_spans := v_spans || case when v_found = '{}' then array[1, char_length(v_folded) + 1] else v_found end;
+        v_spans := v_spans || case when v_found = '{}' then array[1, char_length(p_folded) + 1] else v_found end;
     end loop;
     if v_spans <> '{}' then
         v.masked_body := private.moderation_mask(p_text, v_spans);
@@ -3149,7 +3146,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.judge_with(p_text text, p_contact_allowed boolean, p_rule_id uuid) IS 'judge_text by all enabled rules, or by one rule, enabled or not.';
+COMMENT ON FUNCTION private.judge_with(p_text text, p_folded text, p_contact_allowed boolean, p_rule_id uuid) IS 'judge_text by all enabled rules, or by one rule, enabled or not.';
 
 CREATE FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) RETURNS void
     LANGUAGE plpgsql
@@ -6267,7 +6264,7 @@ CREATE FUNCTION private.refuse_line(p_me uuid, p_text text, p_pointer text) RETU
     SET search_path TO ''
     AS $$
 declare
-    v_verdict constant private.judgement := private.judge_text(p_text, false);
+    v_verdict constant private.judgement := private.judge_text(p_text, private.moderation_fold(p_text), false);
 begin
     if v_verdict.action in ('allow', 'warn') then
         return null;
@@ -6384,7 +6381,9 @@ begin
         end if;
     else
         v_pending.masked_body := (
-            private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
+            private.judge_text(
+                v_pending.body, private.moderation_fold(v_pending.body), v_conversation.contact_allowed_at is not null
+            )
         ).masked_body;
     end if;
     perform private.insert_message(v_conversation, v_pending, s) from private.settings as s;
@@ -6585,7 +6584,7 @@ begin
             v_at := r.created_at;
             v_id := r.id;
             continue when r.body is null;
-            v := private.judge_with(r.body, false, v_rule.id);
+            v := private.judge_with(r.body, private.moderation_fold(r.body), false, v_rule.id);
             if v.action <> 'allow' then
                 v_caught := v_caught + 1;
                 message_id := r.id;
@@ -6895,7 +6894,7 @@ begin
     end if;
     select o.body into v_body from private.originals as o where o.message_id = p_message_id;
     if v_message.is_masked then
-        v_masked := (private.judge_text(v_body, (
+        v_masked := (private.judge_text(v_body, private.moderation_fold(v_body), (
             select c.contact_allowed_at is not null
             from public.conversations as c
             where c.id = v_message.conversation_id
@@ -7144,6 +7143,7 @@ CREATE FUNCTION private.send_message(p_body text, p_conversation_id uuid, p_to_u
 declare
     v_me uuid;
     v_body constant text := private.normalize_text(p_body);
+    v_folded text;
     v_settings private.settings;
     v_pace private.paces;
     v_now timestamptz;
@@ -7278,13 +7278,14 @@ begin
                     and c.last_seq > 0
             );
         end if;
-        v_text_digest := case when p_envelope is null then private.text_digest(v_body) else v_sealed.text_digest end;
+        v_folded := private.moderation_fold(v_body);
+        v_text_digest := case when p_envelope is null then private.text_digest(v_folded) else v_sealed.text_digest end;
         v_behaviour := private.judge_behaviour(
             v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
-            v_is_first_contact and case when p_envelope is null then private.has_link(v_body) else v_sealed.has_link end, v_now
+            v_is_first_contact and case when p_envelope is null then private.has_link(v_folded) else v_sealed.has_link end, v_now
         );
         v_verdict := private.stronger(
-            private.judge_send(v_body, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
+            private.judge_send(v_body, v_folded, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
         );
         v_pace.recent := private.recent_with(v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
@@ -7705,13 +7706,13 @@ $$;
 
 COMMENT ON FUNCTION private.tell_author(p_conversation public.conversations, p_user_id uuid) IS 'Tells the devices of the author of a held message, and nobody else, that something has become of it: they look at `pending` again. The conversation is locked.';
 
-CREATE FUNCTION private.text_digest(p_text text) RETURNS bigint
+CREATE FUNCTION private.text_digest(p_folded text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 declare
     -- Letters alone: a number or a sign more does not make it another text.
-    v_letters constant text := regexp_replace(private.moderation_fold(p_text), '[\n -@[-`{-~€£¥•¤]+', '', 'g');
+    v_letters constant text := regexp_replace(p_folded, '[\n -@[-`{-~€£¥•¤]+', '', 'g');
 begin
     if char_length(v_letters) < 12 then
         return null;
@@ -7720,7 +7721,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.text_digest(p_text text) IS '64 bits of the SHA-256 of a text''s folded letters, to recognise repetitions; null below twelve letters.';
+COMMENT ON FUNCTION private.text_digest(p_folded text) IS '64 bits of the SHA-256 of the letters of a folded text, to recognise repetitions; null below twelve letters.';
 
 CREATE FUNCTION private.unblock_user(p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -9240,7 +9241,7 @@ GRANT ALL ON FUNCTION private.has_account() TO authenticated;
 
 REVOKE ALL ON FUNCTION private.has_blocked(p_blocker_id uuid, p_blocked_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.has_link(p_text text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.has_link(p_folded text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.has_long_mark_run(p_text text) FROM PUBLIC;
 
@@ -9280,11 +9281,11 @@ REVOKE ALL ON FUNCTION private.joined(p_one json, p_other json) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.judge_text(p_text text, p_contact_allowed boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.judge_text(p_text text, p_folded text, p_contact_allowed boolean) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.judge_with(p_text text, p_contact_allowed boolean, p_rule_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.judge_with(p_text text, p_folded text, p_contact_allowed boolean, p_rule_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.keep_envelope(p_message_id uuid, p_me uuid, p_client_message_id uuid, p_sealed private.sealed) FROM PUBLIC;
 
@@ -9559,7 +9560,7 @@ REVOKE ALL ON FUNCTION private.take_pace(p_user_id uuid, p_kind text, p_count_ma
 
 REVOKE ALL ON FUNCTION private.tell_author(p_conversation public.conversations, p_user_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.text_digest(p_text text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.text_digest(p_folded text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.unblock_user(p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.unblock_user(p_user_id uuid) TO authenticated;

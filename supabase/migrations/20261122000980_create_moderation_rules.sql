@@ -5,7 +5,7 @@
 --            drop function private.judge_behaviour(uuid, bigint[], bigint, uuid, boolean, boolean, timestamptz);
 --            drop function private.recent_with(bigint[], bigint, uuid, timestamptz);
 --            drop function private.text_digest(text); drop function private.has_link(text);
---            drop function private.judge_text(text, boolean); drop function private.judge_with(text, boolean, uuid);
+--            drop function private.judge_text(text, text, boolean); drop function private.judge_with(text, text, boolean, uuid);
 --            drop function private.moderation_mask(text, integer[]);
 --            drop function private.moderation_word_spans(text, private.moderation_rules, integer[], boolean[]);
 --            drop function private.moderation_host_matches(private.moderation_rules, text[], boolean[]);
@@ -1799,7 +1799,7 @@ comment on function private.moderation_mask(text, integer[]) is
 'The text with ••• in place of each span; the spans are places in its folded form. Accents go with their letter, all else stays.';
 revoke all on function private.moderation_mask(text, integer[]) from public, anon, authenticated, service_role;
 
-create function private.judge_with(p_text text, p_contact_allowed boolean, p_rule_id uuid)
+create function private.judge_with(p_text text, p_folded text, p_contact_allowed boolean, p_rule_id uuid)
 returns private.judgement
 language plpgsql
 stable
@@ -1807,7 +1807,6 @@ set search_path = ''
 as $$
 declare
     c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
-    v_folded constant text := private.moderation_fold(p_text);
     v_state private.moderation_state;
     v_rule private.moderation_rules;
     v_caught uuid[] := '{}';
@@ -1833,21 +1832,21 @@ begin
     end if;
 
     if v_state.has_terms or v_state.has_contact then
-        select s.caught, s.hints into v_caught, v_hints from private.moderation_scan(v_folded, p_rule_id) as s;
+        select s.caught, s.hints into v_caught, v_hints from private.moderation_scan(p_folded, p_rule_id) as s;
     end if;
     foreach v_pattern in array v_state.patterns loop
-        if v_folded ~ v_pattern then
+        if p_folded ~ v_pattern then
             v_caught := v_caught || array(
                 select r.id
                 from private.moderation_rules as r
                 where
                     r.kind = 'pattern' and case when p_rule_id is null then r.is_enabled else r.id = p_rule_id end
-                    and v_folded ~ private.moderation_fold(private.normalize_text(r.pattern))
+                    and p_folded ~ private.moderation_fold(private.normalize_text(r.pattern))
             );
         end if;
     end loop;
     if v_state.has_contact and not p_contact_allowed then
-        v_contacts := private.moderation_contacts(v_folded, v_hints);
+        v_contacts := private.moderation_contacts(p_folded, v_hints);
         if v_contacts <> '{}' then
             v_caught := v_caught || array(
                 select r.id
@@ -1856,8 +1855,8 @@ begin
             );
         end if;
     end if;
-    if v_state.has_link and v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint') then
-        select h.hosts, h.is_links, h.spans into v_hosts, v_is_links, v_host_spans from private.moderation_hosts(v_folded) as h;
+    if v_state.has_link and p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint') then
+        select h.hosts, h.is_links, h.spans into v_hosts, v_is_links, v_host_spans from private.moderation_hosts(p_folded) as h;
         if v_hosts <> '{}' then
             v_caught := v_caught || array(
                 select r.id
@@ -1892,16 +1891,16 @@ begin
             v_found := v_contacts;
         elsif v_rule.kind = 'pattern' then
             v_found := private.moderation_spans(
-                v_folded, private.moderation_fold(private.normalize_text(v_rule.pattern))
+                p_folded, private.moderation_fold(private.normalize_text(v_rule.pattern))
             );
         else
             -- Whole words: the links, or those a term is found in. Where it takes several to make it, the whole text goes.
             if v_rule.kind = 'link' then
                 v_is_meant := private.moderation_host_matches(v_rule, v_hosts, v_is_links);
             end if;
-            v_found := private.moderation_word_spans(v_folded, v_rule, v_host_spans, v_is_meant);
+            v_found := private.moderation_word_spans(p_folded, v_rule, v_host_spans, v_is_meant);
         end if;
-        v_spans := v_spans || case when v_found = '{}' then array[1, char_length(v_folded) + 1] else v_found end;
+        v_spans := v_spans || case when v_found = '{}' then array[1, char_length(p_folded) + 1] else v_found end;
     end loop;
     if v_spans <> '{}' then
         v.masked_body := private.moderation_mask(p_text, v_spans);
@@ -1909,42 +1908,41 @@ begin
     return v;
 end;
 $$;
-comment on function private.judge_with(text, boolean, uuid) is
+comment on function private.judge_with(text, text, boolean, uuid) is
 'judge_text by all enabled rules, or by one rule, enabled or not.';
-revoke all on function private.judge_with(text, boolean, uuid) from public, anon, authenticated, service_role;
+revoke all on function private.judge_with(text, text, boolean, uuid) from public, anon, authenticated, service_role;
 
-create function private.judge_text(p_text text, p_contact_allowed boolean)
+create function private.judge_text(p_text text, p_folded text, p_contact_allowed boolean)
 returns private.judgement
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-    return private.judge_with(p_text, p_contact_allowed, null);
+    return private.judge_with(p_text, p_folded, p_contact_allowed, null);
 end;
 $$;
-comment on function private.judge_text(text, boolean) is
-'The verdict of all enabled rules on a text as private.normalize_text left it. Rules of kind contact are skipped when contact is allowed.';
-revoke all on function private.judge_text(text, boolean) from public, anon, authenticated, service_role;
+comment on function private.judge_text(text, text, boolean) is
+'The verdict of all enabled rules on a text as private.normalize_text left it, and on the same folded. Rules of kind contact are skipped '
+'when contact is allowed.';
+revoke all on function private.judge_text(text, text, boolean) from public, anon, authenticated, service_role;
 
-create function private.has_link(p_text text)
+create function private.has_link(p_folded text)
 returns boolean
 language plpgsql
 stable
 set search_path = ''
 as $$
-declare
-    v_folded constant text := private.moderation_fold(p_text);
 begin
     return
-        v_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint')
-        and (select true = any(h.is_links) from private.moderation_hosts(v_folded) as h);
+        p_folded ~ (select l.pattern from private.moderation_lexicon as l where l.name = 'hosts_hint')
+        and (select true = any(h.is_links) from private.moderation_hosts(p_folded) as h);
 end;
 $$;
-comment on function private.has_link(text) is 'Whether a normalised text has a web address, written out or not.';
+comment on function private.has_link(text) is 'Whether a folded text has a web address, written out or not.';
 revoke all on function private.has_link(text) from public, anon, authenticated, service_role;
 
-create function private.text_digest(p_text text)
+create function private.text_digest(p_folded text)
 returns bigint
 language plpgsql
 stable
@@ -1952,7 +1950,7 @@ set search_path = ''
 as $$
 declare
     -- Letters alone: a number or a sign more does not make it another text.
-    v_letters constant text := regexp_replace(private.moderation_fold(p_text), '[\n -@[-`{-~€£¥•¤]+', '', 'g');
+    v_letters constant text := regexp_replace(p_folded, '[\n -@[-`{-~€£¥•¤]+', '', 'g');
 begin
     if char_length(v_letters) < 12 then
         return null;
@@ -1961,7 +1959,7 @@ begin
 end;
 $$;
 comment on function private.text_digest(text) is
-'64 bits of the SHA-256 of a text''s folded letters, to recognise repetitions; null below twelve letters.';
+'64 bits of the SHA-256 of the letters of a folded text, to recognise repetitions; null below twelve letters.';
 revoke all on function private.text_digest(text) from public, anon, authenticated, service_role;
 
 create function private.recent_with(p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_now timestamptz)

@@ -11,7 +11,7 @@ stable
 set search_path = ''
 as $$
 begin
-    return p_text is null or (private.judge_text(p_text, false)).action in ('allow', 'warn');
+    return p_text is null or (private.judge_text(p_text, private.moderation_fold(p_text), false)).action in ('allow', 'warn');
 end;
 $$;
 comment on function private.is_allowed_line(text) is
@@ -25,7 +25,7 @@ volatile
 set search_path = ''
 as $$
 declare
-    v_verdict constant private.judgement := private.judge_text(p_text, false);
+    v_verdict constant private.judgement := private.judge_text(p_text, private.moderation_fold(p_text), false);
 begin
     if v_verdict.action in ('allow', 'warn') then
         return null;

@@ -5,7 +5,7 @@
 --            (new conversations only), the conversation, heads by user id, members, the recipient's pace row.
 -- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid, jsonb);
 --            drop function private.send_message(text, uuid, uuid, uuid, uuid, jsonb);
---            drop function private.judge_send(text, private.sealed, boolean);
+--            drop function private.judge_send(text, text, private.sealed, boolean);
 --            drop function private.request_digests(uuid, text, private.sealed);
 --            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
 --            drop function private.tell_author(public.conversations, uuid);
@@ -328,7 +328,7 @@ comment on function private.request_digests(uuid, text, private.sealed) is
 'What a request is known by when it is repeated; the first is stored. A sensitive one has several, one for each key of the service.';
 revoke all on function private.request_digests(uuid, text, private.sealed) from public, anon, authenticated, service_role;
 
-create function private.judge_send(p_body text, p_sealed private.sealed, p_contact_allowed boolean)
+create function private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean)
 returns private.judgement
 language plpgsql
 stable
@@ -338,7 +338,7 @@ declare
     v_sealed private.sealed;
 begin
     if p_body is not null then
-        return private.judge_text(p_body, p_contact_allowed);
+        return private.judge_text(p_body, p_folded, p_contact_allowed);
     end if;
     -- The service judged by the same rules, since nobody here can read the text. A mask is inside the envelope.
     v_sealed := private.sealed_for(p_sealed, p_contact_allowed);
@@ -347,9 +347,9 @@ begin
     )::private.judgement;
 end;
 $$;
-comment on function private.judge_send(text, private.sealed, boolean) is
+comment on function private.judge_send(text, text, private.sealed, boolean) is
 'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
-revoke all on function private.judge_send(text, private.sealed, boolean) from public, anon, authenticated, service_role;
+revoke all on function private.judge_send(text, text, private.sealed, boolean) from public, anon, authenticated, service_role;
 
 create function private.send_message(
     p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb
@@ -364,6 +364,7 @@ as $$
 declare
     v_me uuid;
     v_body constant text := private.normalize_text(p_body);
+    v_folded text;
     v_settings private.settings;
     v_pace private.paces;
     v_now timestamptz;
@@ -498,13 +499,14 @@ begin
                     and c.last_seq > 0
             );
         end if;
-        v_text_digest := case when p_envelope is null then private.text_digest(v_body) else v_sealed.text_digest end;
+        v_folded := private.moderation_fold(v_body);
+        v_text_digest := case when p_envelope is null then private.text_digest(v_folded) else v_sealed.text_digest end;
         v_behaviour := private.judge_behaviour(
             v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
-            v_is_first_contact and case when p_envelope is null then private.has_link(v_body) else v_sealed.has_link end, v_now
+            v_is_first_contact and case when p_envelope is null then private.has_link(v_folded) else v_sealed.has_link end, v_now
         );
         v_verdict := private.stronger(
-            private.judge_send(v_body, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
+            private.judge_send(v_body, v_folded, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
         );
         v_pace.recent := private.recent_with(v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then

@@ -178,7 +178,7 @@ begin
             raise sqlstate 'PT403' using message = 'recipient_unavailable', detail = 'This person cannot be written to.';
         end if;
         perform private.take_pace(v_me, 'edit', v_settings.edit_count_max, v_settings.edit_pace_window_s);
-        v_verdict := private.judge_text(v_body, (
+        v_verdict := private.judge_text(v_body, private.moderation_fold(v_body), (
             select c.contact_allowed_at is not null
             from public.conversations as c
             where c.id = v_message.conversation_id

@@ -72,7 +72,9 @@ begin
         end if;
     else
         v_pending.masked_body := (
-            private.judge_text(v_pending.body, v_conversation.contact_allowed_at is not null)
+            private.judge_text(
+                v_pending.body, private.moderation_fold(v_pending.body), v_conversation.contact_allowed_at is not null
+            )
         ).masked_body;
     end if;
     perform private.insert_message(v_conversation, v_pending, s) from private.settings as s;
@@ -247,7 +249,7 @@ begin
     end if;
     select o.body into v_body from private.originals as o where o.message_id = p_message_id;
     if v_message.is_masked then
-        v_masked := (private.judge_text(v_body, (
+        v_masked := (private.judge_text(v_body, private.moderation_fold(v_body), (
             select c.contact_allowed_at is not null
             from public.conversations as c
             where c.id = v_message.conversation_id
@@ -306,7 +308,7 @@ begin
             continue when v_message.is_sensitive and private.is_masked_for_more(v_message.id);
             select o.body into v_body from private.originals as o where o.message_id = v_message.id;
             v_masked := case
-                when not v_message.is_sensitive then (private.judge_text(v_body, true)).masked_body
+                when not v_message.is_sensitive then (private.judge_text(v_body, private.moderation_fold(v_body), true)).masked_body
             end;
             continue when v_masked is not null and v_masked is not distinct from v_message.body;
             if v_message.state = 'visible' and v_masked is null then

@@ -52,7 +52,7 @@ begin
             v_at := r.created_at;
             v_id := r.id;
             continue when r.body is null;
-            v := private.judge_with(r.body, false, v_rule.id);
+            v := private.judge_with(r.body, private.moderation_fold(r.body), false, v_rule.id);
             if v.action <> 'allow' then
                 v_caught := v_caught + 1;
                 message_id := r.id;

@@ -38,7 +38,7 @@ class Engines:
     def in_sql(self, texts: list[str], contact_allowed: bool = False) -> list[tuple[Any, ...]]:
         query = """
             select (j).action, (j).label, (j).rules, (j).masked_body
-            from (select n, private.judge_text(t, %s) as j from unnest(%s::text[]) with ordinality as x (t, n)) as y
+            from (select n, private.judge_text(t, private.moderation_fold(t), %s) as j from unnest(%s::text[]) with ordinality as x (t, n)) as y
             order by n
         """
         return [

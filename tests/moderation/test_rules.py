@@ -11,7 +11,7 @@ from tests.moderation.conftest import insert_rule
 
 def judge(sql, text, contact_allowed=False):
     """Shape: (action, label, explanation, rules, masked_body)."""
-    query = "select * from private.judge_text(private.normalize_text(%s), %s)"
+    query = "select j.* from private.normalize_text(%s) as t cross join private.judge_text(t, private.moderation_fold(t), %s) as j"
     return sql.execute(query, [text, contact_allowed]).fetchone()
 
 
@@ -248,7 +248,7 @@ class TestConduct:
         assert self.behave(sql, me, [], None, None, now, first=True, link=True) == ("allow", [])
 
     def test_digests_see_through_small_changes(self, sql):
-        digest = "select private.text_digest(private.normalize_text(%s))"
+        digest = "select private.text_digest(private.moderation_fold(private.normalize_text(%s)))"
         said = sql.one(digest, ["Hello, I have a great offer for you"])
         assert said is not None
         assert said == sql.one(digest, ["hello i have a GREAT offer, for you!! 🎉 17"])
