@@ -778,7 +778,11 @@ declare
     v_pattern text;
     v_joined text := '';
     v_patterns text[] := '{}';
+    v_has_link boolean;
+    c jsonb;
 begin
+    -- Also who deletes rules waits for who changes others, or would not see their terms.
+    perform 1 from private.moderation_state as s for update;
     for v_pattern in
         select '(?:' || private.moderation_fold(private.normalize_text(r.pattern)) || ')'
         from private.moderation_rules as r
@@ -797,14 +801,43 @@ begin
     if cardinality(v_patterns) > 8 then
         raise check_violation using message = 'moderation rules: the enabled patterns together have at most about 8,000 characters';
     end if;
+    v_has_link := exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'link');
+    delete from private.moderation_words as w
+    where
+        w.kind = 'term'
+        and not exists (select 1 from private.moderation_terms as t where t.is_enabled and t.first_word = w.word);
+    insert into private.moderation_words (word, kind)
+    select
+        t.first_word,
+        'term'
+    from private.moderation_terms as t
+    where t.is_enabled
+    on conflict do nothing;
+    c := (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l);
     update private.moderation_state as s
     set
         revision = s.revision + 1,
         has_terms = exists (select 1 from private.moderation_terms as t where t.is_enabled),
-        has_terms_anywhere = exists (select 1 from private.moderation_terms as t where t.is_enabled and t.is_anywhere),
         has_contact = exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'contact'),
-        has_link = exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'link'),
-        patterns = v_patterns;
+        has_link = v_has_link,
+        conversations_min = coalesce((
+            select min((r.settings ->> 'conversations')::integer)
+            from private.moderation_rules as r
+            where r.is_enabled and r.kind in ('repetition', 'flood')
+        ), 2147483647),
+        patterns = v_patterns,
+        anywhere = array(
+            select '%' || replace(t.term, ' ', '') || '%'
+            from private.moderation_terms as t
+            where t.is_enabled and t.is_anywhere
+        ),
+        suspects = (c ->> 'suspect') || v_patterns || case when v_has_link then array[c ->> 'hosts_hint'] else '{}' end,
+        odd = c ->> 'odd',
+        doubled = c ->> 'doubled',
+        stretched = c ->> 'stretched',
+        elsewhere = c ->> 'elsewhere',
+        articles = c ->> 'articles',
+        particles = c ->> 'particles';
     return null;
 end;
 $$;
@@ -2153,6 +2186,7 @@ begin
                     w.kind,
                     array_agg(w.word order by w.word) as words
                 from private.moderation_words as w
+                where w.kind <> 'term'
                 group by w.kind
             ) as t
         ),
@@ -2949,14 +2983,26 @@ CREATE FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest b
     AS $$
 declare
     v_conversation constant bigint := hashtextextended(p_conversation_id::text, 20261122);
-    v_recent constant bigint[] := coalesce(p_recent, '{}');
-    v_now_s constant bigint := floor(extract(epoch from p_now));
+    -- Of the three numbers of an entry one is the conversation.
+    v_others_max constant integer :=
+        coalesce(cardinality(array_remove(p_recent, v_conversation)) - cardinality(p_recent) / 3 * 2, 0);
+    v_recent bigint[];
+    v_now_s bigint;
     v_since_s bigint;
     v_others bigint[];
     v_rule private.moderation_rules;
     v_is_caught boolean;
     v private.judgement := row('allow', null, null, '[]'::jsonb, null);
 begin
+    -- No rule asks about who writes to few, and to nobody for the first time.
+    if
+        not p_is_first_contact
+        and (v_others_max = 0 or v_others_max + 1 < (select s.conversations_min from private.moderation_state as s))
+    then
+        return v;
+    end if;
+    v_recent := coalesce(p_recent, '{}');
+    v_now_s := floor(extract(epoch from p_now));
     for v_rule in
         select r.*
         from private.moderation_rules as r
@@ -3030,8 +3076,60 @@ COMMENT ON FUNCTION private.judge_send(p_body text, p_folded text, p_sealed priv
 CREATE FUNCTION private.judge_text(p_text text, p_folded text, p_contact_allowed boolean) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
+    SET enable_bitmapscan TO 'off'
     AS $$
+declare
+    c_n constant text := '[\n -/:-`{-~€£¥•¤]+';
+    v_words constant text[] := regexp_split_to_array(p_folded, c_n);
+    v_plain_words text[] := v_words;
+    v_more_words text[] := '{}';
+    v_text text := p_folded;
+    v_is_ordinary boolean;
 begin
+    -- Most texts are ordinary: no word of theirs is known, and private.moderation_forms would find no others. One statement tells,
+    -- and errs on the side of asking all rules.
+    if strpos(p_folded, '''') > 0 then
+        v_text := (
+            select regexp_replace(regexp_replace(p_folded, c.pattern, '\1', 'g'), e.pattern, '\1', 'g')
+            from private.moderation_lexicon as c
+            cross join private.moderation_lexicon as e
+            where c.name = 'contraction' and e.name = 'elision'
+        );
+        v_plain_words := regexp_split_to_array(v_text, c_n);
+    end if;
+    -- Words that signs part, also as one word.
+    if v_text ~ '[^\n -/:-`{-~€£¥•¤][!-/:-`{-~€£¥•¤]+[^\n -/:-`{-~€£¥•¤]' then
+        v_text := v_text || E'\n' || regexp_replace(v_text, '[!-/:-`{-~€£¥•¤]+', '', 'g');
+        v_more_words := regexp_split_to_array(v_text, c_n);
+    end if;
+    select
+        v_text !~ s.odd
+        and not p_folded ~ any(s.suspects)
+        and not (v_text ~ s.doubled and v_text ~ s.stretched)
+        -- Letters of terms that may stand anywhere (private.keep_moderation_rule), of numbers and of names of messengers.
+        and (
+            p_folded !~ '[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3007\u3040-\ud7a3\U00020000-\U0003ffff]'
+            or (p_folded !~ s.elsewhere and not array_to_string(v_words, '') like any(s.anywhere))
+        )
+        and coalesce((
+            select
+                not bool_or(w.kind in ('term', 'messenger') or (w.kind = 'short' and w.word = any(v_plain_words)))
+                and not (bool_or(w.kind in ('provider', 'dot')) and (bool_or(w.kind = 'at') or strpos(p_folded, ' com') > 0))
+                and coalesce(sum(cardinality(array_positions(v_words, w.word))) filter (where w.kind = 'digit'), 0) < 3
+            from private.moderation_words as w
+            where
+                w.kind in ('messenger', 'provider', 'at', 'dot', 'digit', 'short', 'term')
+                and w.word = any(v_words || v_more_words || case
+                    when p_folded ~ '[ء-ي가-힣]' then regexp_split_to_array(
+                        regexp_replace(v_text, s.articles, '\1', 'g') || ' ' || regexp_replace(v_text, s.particles, '\1', 'g'), c_n
+                    )
+                end)
+        ), true)
+    into v_is_ordinary
+    from private.moderation_state as s;
+    if v_is_ordinary then
+        return row('allow', null, null, '[]'::jsonb, null)::private.judgement;
+    end if;
     return private.judge_with(p_text, p_folded, p_contact_allowed, null);
 end;
 $$;
@@ -4793,12 +4891,13 @@ COMMENT ON FUNCTION private.moderation_contacts(p_folded text, p_hints text[]) I
 CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
     SET search_path TO ''
+    SET enable_bitmapscan TO 'off'
     AS $$
 declare
     v_text text := p_text;
-    v_letters text[];
     v_from text;
     v_to text;
+    v_gone text;
     v_long text[];
     v_letter text;
 begin
@@ -4810,18 +4909,20 @@ begin
         return replace(lower(p_text collate "C"), E'\t', ' ');
     end if;
     -- Each different letter is looked up once. What comes out is never folded further, so one replacement leaves the others alone.
-    v_letters := string_to_array(p_text, null);
     select
-        string_agg(l.letter, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
-        string_agg(l.fold, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
-        coalesce(array_agg(l.letter || l.fold) filter (where char_length(l.fold) > 1), '{}')
-    into v_from, v_to, v_long
+        string_agg(l.letter, '') filter (where char_length(l.fold) = 1),
+        string_agg(l.fold, '') filter (where char_length(l.fold) = 1),
+        string_agg(l.letter, '') filter (where l.fold = ''),
+        array_agg(l.letter || l.fold) filter (where char_length(l.fold) > 1)
+    into v_from, v_to, v_gone, v_long
     from private.moderation_letters as l
-    where l.letter = any(v_letters collate "C");
-    foreach v_letter in array v_long loop
-        v_text := replace(v_text, left(v_letter, 1), substr(v_letter, 2));
-    end loop;
-    return replace(lower(coalesce(translate(v_text, v_from, v_to), v_text) collate "C"), E'\t', ' ');
+    where l.letter = any(string_to_array(regexp_replace(p_text, '[\n -~]+', '', 'g'), null) collate "C");
+    if v_long is not null then
+        foreach v_letter in array v_long loop
+            v_text := replace(v_text, left(v_letter, 1), substr(v_letter, 2));
+        end loop;
+    end if;
+    return replace(lower(translate(v_text, concat(v_from, v_gone), concat(v_to)) collate "C"), E'\t', ' ');
 end;
 $$;
 
@@ -6192,11 +6293,13 @@ declare
     v_drop integer := 1;
 begin
     -- The same to the same conversation again is one entry.
-    for i in 1..cardinality(v_recent) by 3 loop
-        if v_recent[i] = v_entry[1] and v_recent[i + 1] = v_conversation then
-            return v_recent[:i - 1] || v_recent[i + 3:] || v_entry;
-        end if;
-    end loop;
+    if v_entry[:2] <@ v_recent then
+        for i in 1..cardinality(v_recent) by 3 loop
+            if v_recent[i] = v_entry[1] and v_recent[i + 1] = v_conversation then
+                return v_recent[:i - 1] || v_recent[i + 3:] || v_entry;
+            end if;
+        end loop;
+    end if;
     v_recent := v_recent || v_entry;
     if cardinality(v_recent) > 3 * c_entries_max then
         -- The oldest entry of a conversation that has a newer one goes first: chatting in one does not hide the others.
@@ -7490,6 +7593,10 @@ declare
     c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
     v private.judgement := p_a;
 begin
+    -- What allows has neither rules nor a mask.
+    if p_b.action = 'allow' then
+        return p_a;
+    end if;
     if array_position(c_order, p_b.action) > array_position(c_order, p_a.action) then
         v := p_b;
     end if;
@@ -8755,10 +8862,18 @@ CREATE TABLE private.moderation_state (
     is_only_row boolean DEFAULT true NOT NULL,
     revision bigint DEFAULT 1 NOT NULL,
     has_terms boolean DEFAULT false NOT NULL,
-    has_terms_anywhere boolean DEFAULT false NOT NULL,
     has_contact boolean DEFAULT false NOT NULL,
     has_link boolean DEFAULT false NOT NULL,
+    conversations_min integer DEFAULT 2 NOT NULL,
     patterns text[] DEFAULT '{}'::text[] NOT NULL,
+    anywhere text[] DEFAULT '{}'::text[] NOT NULL,
+    suspects text[] DEFAULT '{}'::text[] NOT NULL,
+    odd text DEFAULT ''::text NOT NULL,
+    doubled text DEFAULT ''::text NOT NULL,
+    stretched text DEFAULT ''::text NOT NULL,
+    elsewhere text DEFAULT ''::text NOT NULL,
+    articles text DEFAULT ''::text NOT NULL,
+    particles text DEFAULT ''::text NOT NULL,
     CONSTRAINT moderation_state_is_only_row_check CHECK (is_only_row)
 );
 
@@ -8768,13 +8883,29 @@ COMMENT ON COLUMN private.moderation_state.revision IS 'Rises with every change 
 
 COMMENT ON COLUMN private.moderation_state.has_terms IS 'Whether an enabled rule has terms.';
 
-COMMENT ON COLUMN private.moderation_state.has_terms_anywhere IS 'Whether one of these is in a script without spaces.';
-
 COMMENT ON COLUMN private.moderation_state.has_contact IS 'Whether a rule of kind contact is enabled.';
 
 COMMENT ON COLUMN private.moderation_state.has_link IS 'Whether a rule of kind link is enabled.';
 
+COMMENT ON COLUMN private.moderation_state.conversations_min IS 'Below as many conversations no enabled rule of kind repetition or flood catches anything.';
+
 COMMENT ON COLUMN private.moderation_state.patterns IS 'The enabled patterns joined into few alternations: Postgres keeps only 32 compiled expressions for each connection.';
+
+COMMENT ON COLUMN private.moderation_state.anywhere IS 'The enabled terms in scripts without spaces, each as a pattern of LIKE.';
+
+COMMENT ON COLUMN private.moderation_state.suspects IS 'One of these expressions matches where a contact detail, a word with stars, or what a pattern or link rule asks about may be.';
+
+COMMENT ON COLUMN private.moderation_state.odd IS 'This and the next are expressions of private.moderation_lexicon, repeated here because every text is held against them.';
+
+COMMENT ON COLUMN private.moderation_state.doubled IS 'A doubled letter.';
+
+COMMENT ON COLUMN private.moderation_state.stretched IS 'A word with two letters too many.';
+
+COMMENT ON COLUMN private.moderation_state.elsewhere IS 'What contact details may begin with in scripts without spaces.';
+
+COMMENT ON COLUMN private.moderation_state.articles IS 'What the words of Arabic begin with.';
+
+COMMENT ON COLUMN private.moderation_state.particles IS 'What the words of Korean end with.';
 
 CREATE TABLE private.moderation_terms (
     rule_id uuid NOT NULL,
@@ -8811,7 +8942,7 @@ COMMENT ON TABLE private.moderation_words IS 'Words the engine itself knows, fol
 
 COMMENT ON COLUMN private.moderation_words.word IS 'Folded.';
 
-COMMENT ON COLUMN private.moderation_words.kind IS 'messenger; provider (of e-mail); at; dot; digit; call (a telephone number follows); identifier (a number of something else follows); between (may stand between these and the number); unit; plain (no name of a person); no_local (no name before an @); short (part of a word in pieces); single (one letter).';
+COMMENT ON COLUMN private.moderation_words.kind IS 'messenger; provider (of e-mail); at; dot; digit; call (a telephone number follows); identifier (a number of something else follows); between (may stand between these and the number); unit; plain (no name of a person); no_local (no name before an @); short (part of a word in pieces); single (one letter); term (the first word of an enabled term, kept by the trigger of private.moderation_rules).';
 
 CREATE TABLE private.moderators (
     user_id uuid NOT NULL,
@@ -9035,6 +9166,8 @@ CREATE INDEX moderation_terms_collapsed_idx ON private.moderation_terms USING bt
 CREATE INDEX moderation_terms_first_word_idx ON private.moderation_terms USING btree (first_word);
 
 CREATE INDEX moderation_terms_is_anywhere_idx ON private.moderation_terms USING btree (rule_id) WHERE is_anywhere;
+
+CREATE INDEX moderation_words_hint_idx ON private.moderation_words USING btree (word) WHERE (kind = ANY (ARRAY['messenger'::text, 'provider'::text, 'at'::text, 'dot'::text, 'digit'::text, 'short'::text, 'term'::text]));
 
 CREATE INDEX pending_messages_from_user_id_idx ON private.pending_messages USING btree (from_user_id, conversation_id, message_id);
 

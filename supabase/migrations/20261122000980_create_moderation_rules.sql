@@ -42,12 +42,13 @@ stable
 strict
 parallel safe
 set search_path = ''
+set enable_bitmapscan = 'off'
 as $$
 declare
     v_text text := p_text;
-    v_letters text[];
     v_from text;
     v_to text;
+    v_gone text;
     v_long text[];
     v_letter text;
 begin
@@ -59,18 +60,20 @@ begin
         return replace(lower(p_text collate "C"), E'\t', ' ');
     end if;
     -- Each different letter is looked up once. What comes out is never folded further, so one replacement leaves the others alone.
-    v_letters := string_to_array(p_text, null);
     select
-        string_agg(l.letter, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
-        string_agg(l.fold, '' order by l.fold = '', l.letter) filter (where char_length(l.fold) <= 1),
-        coalesce(array_agg(l.letter || l.fold) filter (where char_length(l.fold) > 1), '{}')
-    into v_from, v_to, v_long
+        string_agg(l.letter, '') filter (where char_length(l.fold) = 1),
+        string_agg(l.fold, '') filter (where char_length(l.fold) = 1),
+        string_agg(l.letter, '') filter (where l.fold = ''),
+        array_agg(l.letter || l.fold) filter (where char_length(l.fold) > 1)
+    into v_from, v_to, v_gone, v_long
     from private.moderation_letters as l
-    where l.letter = any(v_letters collate "C");
-    foreach v_letter in array v_long loop
-        v_text := replace(v_text, left(v_letter, 1), substr(v_letter, 2));
-    end loop;
-    return replace(lower(coalesce(translate(v_text, v_from, v_to), v_text) collate "C"), E'\t', ' ');
+    where l.letter = any(string_to_array(regexp_replace(p_text, '[\n -~]+', '', 'g'), null) collate "C");
+    if v_long is not null then
+        foreach v_letter in array v_long loop
+            v_text := replace(v_text, left(v_letter, 1), substr(v_letter, 2));
+        end loop;
+    end if;
+    return replace(lower(translate(v_text, concat(v_from, v_gone), concat(v_to)) collate "C"), E'\t', ' ');
 end;
 $$;
 comment on function private.moderation_fold(text) is
@@ -269,10 +272,18 @@ create table private.moderation_state (
     is_only_row boolean not null default true,
     revision bigint not null default 1,
     has_terms boolean not null default false,
-    has_terms_anywhere boolean not null default false,
     has_contact boolean not null default false,
     has_link boolean not null default false,
+    conversations_min integer not null default 2,
     patterns text[] not null default '{}',
+    anywhere text[] not null default '{}',
+    suspects text[] not null default '{}',
+    odd text not null default '',
+    doubled text not null default '',
+    stretched text not null default '',
+    elsewhere text not null default '',
+    articles text not null default '',
+    particles text not null default '',
     constraint moderation_state_pkey primary key (is_only_row),
     constraint moderation_state_is_only_row_check check (is_only_row)
 );
@@ -280,11 +291,22 @@ revoke all on table private.moderation_state from public, anon, authenticated, s
 comment on table private.moderation_state is 'One row: what the judging of every message needs to know first.';
 comment on column private.moderation_state.revision is 'Rises with every change of a rule.';
 comment on column private.moderation_state.has_terms is 'Whether an enabled rule has terms.';
-comment on column private.moderation_state.has_terms_anywhere is 'Whether one of these is in a script without spaces.';
 comment on column private.moderation_state.has_contact is 'Whether a rule of kind contact is enabled.';
 comment on column private.moderation_state.has_link is 'Whether a rule of kind link is enabled.';
+comment on column private.moderation_state.conversations_min is
+'Below as many conversations no enabled rule of kind repetition or flood catches anything.';
 comment on column private.moderation_state.patterns is
 'The enabled patterns joined into few alternations: Postgres keeps only 32 compiled expressions for each connection.';
+comment on column private.moderation_state.anywhere is 'The enabled terms in scripts without spaces, each as a pattern of LIKE.';
+comment on column private.moderation_state.suspects is
+'One of these expressions matches where a contact detail, a word with stars, or what a pattern or link rule asks about may be.';
+comment on column private.moderation_state.odd is
+'This and the next are expressions of private.moderation_lexicon, repeated here because every text is held against them.';
+comment on column private.moderation_state.doubled is 'A doubled letter.';
+comment on column private.moderation_state.stretched is 'A word with two letters too many.';
+comment on column private.moderation_state.elsewhere is 'What contact details may begin with in scripts without spaces.';
+comment on column private.moderation_state.articles is 'What the words of Arabic begin with.';
+comment on column private.moderation_state.particles is 'What the words of Korean end with.';
 insert into private.moderation_state default values;
 
 create function private.check_moderation_rule()
@@ -456,7 +478,11 @@ declare
     v_pattern text;
     v_joined text := '';
     v_patterns text[] := '{}';
+    v_has_link boolean;
+    c jsonb;
 begin
+    -- Also who deletes rules waits for who changes others, or would not see their terms.
+    perform 1 from private.moderation_state as s for update;
     for v_pattern in
         select '(?:' || private.moderation_fold(private.normalize_text(r.pattern)) || ')'
         from private.moderation_rules as r
@@ -475,14 +501,43 @@ begin
     if cardinality(v_patterns) > 8 then
         raise check_violation using message = 'moderation rules: the enabled patterns together have at most about 8,000 characters';
     end if;
+    v_has_link := exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'link');
+    delete from private.moderation_words as w
+    where
+        w.kind = 'term'
+        and not exists (select 1 from private.moderation_terms as t where t.is_enabled and t.first_word = w.word);
+    insert into private.moderation_words (word, kind)
+    select
+        t.first_word,
+        'term'
+    from private.moderation_terms as t
+    where t.is_enabled
+    on conflict do nothing;
+    c := (select jsonb_object_agg(l.name, l.pattern) from private.moderation_lexicon as l);
     update private.moderation_state as s
     set
         revision = s.revision + 1,
         has_terms = exists (select 1 from private.moderation_terms as t where t.is_enabled),
-        has_terms_anywhere = exists (select 1 from private.moderation_terms as t where t.is_enabled and t.is_anywhere),
         has_contact = exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'contact'),
-        has_link = exists (select 1 from private.moderation_rules as r where r.is_enabled and r.kind = 'link'),
-        patterns = v_patterns;
+        has_link = v_has_link,
+        conversations_min = coalesce((
+            select min((r.settings ->> 'conversations')::integer)
+            from private.moderation_rules as r
+            where r.is_enabled and r.kind in ('repetition', 'flood')
+        ), 2147483647),
+        patterns = v_patterns,
+        anywhere = array(
+            select '%' || replace(t.term, ' ', '') || '%'
+            from private.moderation_terms as t
+            where t.is_enabled and t.is_anywhere
+        ),
+        suspects = (c ->> 'suspect') || v_patterns || case when v_has_link then array[c ->> 'hosts_hint'] else '{}' end,
+        odd = c ->> 'odd',
+        doubled = c ->> 'doubled',
+        stretched = c ->> 'stretched',
+        elsewhere = c ->> 'elsewhere',
+        articles = c ->> 'articles',
+        particles = c ->> 'particles';
     return null;
 end;
 $$;
@@ -519,6 +574,10 @@ declare
     c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
     v private.judgement := p_a;
 begin
+    -- What allows has neither rules nor a mask.
+    if p_b.action = 'allow' then
+        return p_a;
+    end if;
     if array_position(c_order, p_b.action) > array_position(c_order, p_a.action) then
         v := p_b;
     end if;
@@ -543,7 +602,10 @@ comment on column private.moderation_words.word is 'Folded.';
 comment on column private.moderation_words.kind is
 'messenger; provider (of e-mail); at; dot; digit; call (a telephone number follows); identifier (a number of something else follows); '
 'between (may stand between these and the number); unit; plain (no name of a person); no_local (no name before an @); short (part of '
-'a word in pieces); single (one letter).';
+'a word in pieces); single (one letter); term (the first word of an enabled term, kept by the trigger of private.moderation_rules).';
+-- Words that make a text worth a second look; the others are common, and looked up beside a number or name only.
+create index moderation_words_hint_idx on private.moderation_words (word)
+where kind in ('messenger', 'provider', 'at', 'dot', 'digit', 'short', 'term');
 
 insert into private.moderation_words (word, kind)
 select distinct
@@ -700,17 +762,34 @@ begin
     (10, 'l', '[^\n -/:-`{-~€£¥•¤]'),
     (11, 'n', '[\n -/:-`{-~€£¥•¤]'),
     (12, 'sign', '[!-/:-`{-~€£¥•¤]'),
+    -- What parts words in disguise, and everything else.
+    (13, 'gap_sign', '[\n "#%-'')*,-/:-?[-`{}~•¤]'),
+    (14, 'no_gap', '[^\n "#%-'')*,-/:-?[-`{}~•¤]'),
     -- What makes a text worth a second look for words in disguise.
     (20, 'broken', '{l}{sign}+{l}|[a-z][0-9$@€£¥|]|[0-9$@€£¥|!][a-z]|[b-df-hj-np-tw-z]v[b-df-hj-np-tw-z]'),
-    (25, 'gaps', '[\n "#%-'')*,-/:-?[-`{}~•¤]+'),
+    (25, 'gaps', '{gap_sign}+'),
     (26, 'contraction', '''(?:s|t|d|m|re|ll|ve|em)({n}|$)'),
     (27, 'elision', '(^|{n})(?:l|d|j|m|n|s|t|c|o|y|qu)'''),
     (28, 'one_stop', '^([^.,;:?!/]+)[.,;:?!/]+([^.,;:?!/]+)$'),
     (29, 'small_words_before', '^(?:you(?:are|re)?|u(?:r|are)?|im|iam|he|she|they|it|its|is|this|the|an?|i|are|r)+'),
     (30, 'small_words_after', '(?:you|u|urs?|yours?|him|her|me|them|it|off|is|are|r|man|bro)+$'),
     (31, 'starred', '^{l}+[*#%@]+{l}(?:{l}|[*#%@])*$'),
-    (32, 'korean_ending', '(?:입니다|이에요|예요|이야|이다|들|은|는|이|가|을|를|의|에게|에|도|야|아|로|으로|와|과|랑|네|요)+$'),
-    (33, 'arabic_beginning', '^[وفبك]?ال'),
+    (32, 'particle', '(?:입니다|이에요|예요|이야|이다|들|은|는|이|가|을|를|의|에게|에|도|야|아|로|으로|와|과|랑|네|요)+'),
+    (33, 'article', '[وفبك]?ال'),
+    (34, 'korean_ending', '{particle}$'),
+    (35, 'arabic_beginning', '^{article}'),
+    (36, 'particles', '{particle}($|{gap_sign})'),
+    (37, 'articles', '(^|{gap_sign}){article}'),
+    -- Whether private.moderation_forms may find more in a text than its words and those that signs part.
+    (38, 'odd',
+        '[^\n -@[-`{-~€£¥•¤][0-9]|[0-9][^\n -@[-`{-~€£¥•¤]|[$@€£¥]|{l}{sign}*[(]{sign}*{l}|{l}{sign}*[+]|[!|]{sign}*{l}'
+        || '|(?:^|{n})[b-df-hj-np-tv-z]*v[b-df-hj-np-tv-z]*(?:{n}|$)'
+        || '|(?:^|{gap_sign}){no_gap}{gap_sign}+{no_gap}{gap_sign}+{no_gap}(?:{gap_sign}|$)'),
+    -- Two letters too many in one word.
+    (39, 'doubled', '(?:aa|bb|cc|dd|ee|ff|gg|hh|ii|jj|kk|ll|mm|nn|oo|pp|qq|rr|ss|tt|uu|vv|ww|xx|yy|zz)'),
+    (52, 'stretched',
+        'aaa|bbb|ccc|ddd|eee|fff|ggg|hhh|iii|jjj|kkk|lll|mmm|nnn|ooo|ppp|qqq|rrr|sss|ttt|uuu|vvv|www|xxx|yyy|zzz'
+        || '|{doubled}{l}*{doubled}'),
 
     -- Host names: a dot may be written out. CJK letters end a label, because nothing else would.
     (40, 'label', '[^\n -,./:-^`{-~€£¥•¤ぁ-힣]+'),
@@ -756,6 +835,9 @@ begin
         '| {at_word} (?:gmail|googlemail|hotmail|icloud|protonmail)[.!)]*$)'
         || '|[a-z0-9](?: [a-z0-9._-]){2,} (?:@|at)(?: [a-z0-9-]){2,} (?:\.|dot)(?: [a-z]){2,}'),
     (69, 'loose_at', '[[({<*|~_-] ?(?:at|a t|@|a|et|arroba|arobase) ?[\])}>*|~_-]| @|@ |@[^ \n]*(?: \.|[({<[]\.|[,;])'),
+
+    -- Words with stars in them, or a contact detail.
+    (70, 'suspect', '{l}[*#%@]+{l}|[@/]|skype:|{loose_at}|[0-9](?:[^0-9]*[0-9]){5}'),
 
     -- Telephone numbers.
     (81, 'cjk_number', '[零〇一二两三四五六七八九幺][ .,-]?(?:[零〇一二两三四五六七八九幺0-9][ .,-]?){6,}|[영공일이삼사오육칠팔구][ .,-]?(?:[영공일이삼사오육칠팔구0-9][ .,-]?){6,}'),
@@ -856,7 +938,8 @@ begin
     (129, 'tech_word',
         '(?:api|key|token|bot|page|app|web|url|oauth|client|secret|pixel|graph|hook|sdk|story|stories|post|group|channel|server'
         || '|shop|ads|link|share|feed|login|user|media|json|chat|message)|\.(?:js|py|ts|md|png|jpg|jpeg|gif|pdf|zip|txt|csv|html'
-        || '|php|com|net|org)$|^[a-z]{1,2}[0-9]{2}$')
+        || '|php|com|net|org)$|^[a-z]{1,2}[0-9]{2}$'),
+    (200, 'elsewhere', '{messenger_anywhere}|{cjk_number}')
     ) as t (place, name, pattern) order by t.place
     loop
         v := private.moderation_fold(r.pattern);
@@ -1917,8 +2000,60 @@ returns private.judgement
 language plpgsql
 stable
 set search_path = ''
+set enable_bitmapscan = 'off'
 as $$
+declare
+    c_n constant text := '[\n -/:-`{-~€£¥•¤]+';
+    v_words constant text[] := regexp_split_to_array(p_folded, c_n);
+    v_plain_words text[] := v_words;
+    v_more_words text[] := '{}';
+    v_text text := p_folded;
+    v_is_ordinary boolean;
 begin
+    -- Most texts are ordinary: no word of theirs is known, and private.moderation_forms would find no others. One statement tells,
+    -- and errs on the side of asking all rules.
+    if strpos(p_folded, '''') > 0 then
+        v_text := (
+            select regexp_replace(regexp_replace(p_folded, c.pattern, '\1', 'g'), e.pattern, '\1', 'g')
+            from private.moderation_lexicon as c
+            cross join private.moderation_lexicon as e
+            where c.name = 'contraction' and e.name = 'elision'
+        );
+        v_plain_words := regexp_split_to_array(v_text, c_n);
+    end if;
+    -- Words that signs part, also as one word.
+    if v_text ~ '[^\n -/:-`{-~€£¥•¤][!-/:-`{-~€£¥•¤]+[^\n -/:-`{-~€£¥•¤]' then
+        v_text := v_text || E'\n' || regexp_replace(v_text, '[!-/:-`{-~€£¥•¤]+', '', 'g');
+        v_more_words := regexp_split_to_array(v_text, c_n);
+    end if;
+    select
+        v_text !~ s.odd
+        and not p_folded ~ any(s.suspects)
+        and not (v_text ~ s.doubled and v_text ~ s.stretched)
+        -- Letters of terms that may stand anywhere (private.keep_moderation_rule), of numbers and of names of messengers.
+        and (
+            p_folded !~ '[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3007\u3040-\ud7a3\U00020000-\U0003ffff]'
+            or (p_folded !~ s.elsewhere and not array_to_string(v_words, '') like any(s.anywhere))
+        )
+        and coalesce((
+            select
+                not bool_or(w.kind in ('term', 'messenger') or (w.kind = 'short' and w.word = any(v_plain_words)))
+                and not (bool_or(w.kind in ('provider', 'dot')) and (bool_or(w.kind = 'at') or strpos(p_folded, ' com') > 0))
+                and coalesce(sum(cardinality(array_positions(v_words, w.word))) filter (where w.kind = 'digit'), 0) < 3
+            from private.moderation_words as w
+            where
+                w.kind in ('messenger', 'provider', 'at', 'dot', 'digit', 'short', 'term')
+                and w.word = any(v_words || v_more_words || case
+                    when p_folded ~ '[ء-ي가-힣]' then regexp_split_to_array(
+                        regexp_replace(v_text, s.articles, '\1', 'g') || ' ' || regexp_replace(v_text, s.particles, '\1', 'g'), c_n
+                    )
+                end)
+        ), true)
+    into v_is_ordinary
+    from private.moderation_state as s;
+    if v_is_ordinary then
+        return row('allow', null, null, '[]'::jsonb, null)::private.judgement;
+    end if;
     return private.judge_with(p_text, p_folded, p_contact_allowed, null);
 end;
 $$;
@@ -1976,11 +2111,13 @@ declare
     v_drop integer := 1;
 begin
     -- The same to the same conversation again is one entry.
-    for i in 1..cardinality(v_recent) by 3 loop
-        if v_recent[i] = v_entry[1] and v_recent[i + 1] = v_conversation then
-            return v_recent[:i - 1] || v_recent[i + 3:] || v_entry;
-        end if;
-    end loop;
+    if v_entry[:2] <@ v_recent then
+        for i in 1..cardinality(v_recent) by 3 loop
+            if v_recent[i] = v_entry[1] and v_recent[i + 1] = v_conversation then
+                return v_recent[:i - 1] || v_recent[i + 3:] || v_entry;
+            end if;
+        end loop;
+    end if;
     v_recent := v_recent || v_entry;
     if cardinality(v_recent) > 3 * c_entries_max then
         -- The oldest entry of a conversation that has a newer one goes first: chatting in one does not hide the others.
@@ -2013,14 +2150,26 @@ set search_path = ''
 as $$
 declare
     v_conversation constant bigint := hashtextextended(p_conversation_id::text, 20261122);
-    v_recent constant bigint[] := coalesce(p_recent, '{}');
-    v_now_s constant bigint := floor(extract(epoch from p_now));
+    -- Of the three numbers of an entry one is the conversation.
+    v_others_max constant integer :=
+        coalesce(cardinality(array_remove(p_recent, v_conversation)) - cardinality(p_recent) / 3 * 2, 0);
+    v_recent bigint[];
+    v_now_s bigint;
     v_since_s bigint;
     v_others bigint[];
     v_rule private.moderation_rules;
     v_is_caught boolean;
     v private.judgement := row('allow', null, null, '[]'::jsonb, null);
 begin
+    -- No rule asks about who writes to few, and to nobody for the first time.
+    if
+        not p_is_first_contact
+        and (v_others_max = 0 or v_others_max + 1 < (select s.conversations_min from private.moderation_state as s))
+    then
+        return v;
+    end if;
+    v_recent := coalesce(p_recent, '{}');
+    v_now_s := floor(extract(epoch from p_now));
     for v_rule in
         select r.*
         from private.moderation_rules as r
@@ -2111,6 +2260,7 @@ begin
                     w.kind,
                     array_agg(w.word order by w.word) as words
                 from private.moderation_words as w
+                where w.kind <> 'term'
                 group by w.kind
             ) as t
         ),
