@@ -833,9 +833,9 @@ begin
         ),
         suspects = (c ->> 'suspect') || v_patterns || case when v_has_link then array[c ->> 'hosts_hint'] else '{}' end,
         odd = c ->> 'odd',
-        doubled = c ->> 'doubled',
         stretched = c ->> 'stretched',
-        elsewhere = c ->> 'elsewhere',
+        messenger_anywhere = c ->> 'messenger_anywhere',
+        cjk_number = c ->> 'cjk_number',
         articles = c ->> 'articles',
         particles = c ->> 'particles';
     return null;
@@ -3084,6 +3084,7 @@ declare
     v_plain_words text[] := v_words;
     v_more_words text[] := '{}';
     v_text text := p_folded;
+    v_joined text := p_folded;
     v_is_ordinary boolean;
 begin
     -- Most texts are ordinary: no word of theirs is known, and private.moderation_forms would find no others. One statement tells,
@@ -3095,22 +3096,26 @@ begin
             cross join private.moderation_lexicon as e
             where c.name = 'contraction' and e.name = 'elision'
         );
+        v_joined := v_text;
         v_plain_words := regexp_split_to_array(v_text, c_n);
     end if;
     -- Words that signs part, also as one word.
     if v_text ~ '[^\n -/:-`{-~€£¥•¤][!-/:-`{-~€£¥•¤]+[^\n -/:-`{-~€£¥•¤]' then
-        v_text := v_text || E'\n' || regexp_replace(v_text, '[!-/:-`{-~€£¥•¤]+', '', 'g');
-        v_more_words := regexp_split_to_array(v_text, c_n);
+        v_joined := regexp_replace(v_text, '[!-/:-`{-~€£¥•¤]+', '', 'g');
+        v_text := v_text || E'\n' || v_joined;
+        v_more_words := regexp_split_to_array(v_joined, c_n);
     end if;
     select
         v_text !~ s.odd
         and not p_folded ~ any(s.suspects)
-        and not (v_text ~ s.doubled and v_text ~ s.stretched)
         -- Letters of terms that may stand anywhere (private.keep_moderation_rule), of numbers and of names of messengers.
         and (
             p_folded !~ '[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3007\u3040-\ud7a3\U00020000-\U0003ffff]'
-            or (p_folded !~ s.elsewhere and not array_to_string(v_words, '') like any(s.anywhere))
+            or not (
+                p_folded ~ s.messenger_anywhere or p_folded ~ s.cjk_number or array_to_string(v_words, '') like any(s.anywhere)
+            )
         )
+        and v_joined !~ s.stretched
         and coalesce((
             select
                 not bool_or(w.kind in ('term', 'messenger') or (w.kind = 'short' and w.word = any(v_plain_words)))
@@ -4894,10 +4899,7 @@ CREATE FUNCTION private.moderation_fold(p_text text) RETURNS text
     SET enable_bitmapscan TO 'off'
     AS $$
 declare
-    v_text text := p_text;
-    v_from text;
-    v_to text;
-    v_gone text;
+    v_folded text;
     v_long text[];
     v_letter text;
 begin
@@ -4910,19 +4912,23 @@ begin
     end if;
     -- Each different letter is looked up once. What comes out is never folded further, so one replacement leaves the others alone.
     select
-        string_agg(l.letter, '') filter (where char_length(l.fold) = 1),
-        string_agg(l.fold, '') filter (where char_length(l.fold) = 1),
-        string_agg(l.letter, '') filter (where l.fold = ''),
+        replace(lower(translate(
+            p_text,
+            concat(
+                string_agg(l.letter, '') filter (where char_length(l.fold) = 1), string_agg(l.letter, '') filter (where l.fold = '')
+            ),
+            concat(string_agg(l.fold, '') filter (where char_length(l.fold) = 1))
+        ) collate "C"), E'\t', ' '),
         array_agg(l.letter || l.fold) filter (where char_length(l.fold) > 1)
-    into v_from, v_to, v_gone, v_long
+    into v_folded, v_long
     from private.moderation_letters as l
     where l.letter = any(string_to_array(regexp_replace(p_text, '[\n -~]+', '', 'g'), null) collate "C");
     if v_long is not null then
         foreach v_letter in array v_long loop
-            v_text := replace(v_text, left(v_letter, 1), substr(v_letter, 2));
+            v_folded := replace(v_folded, left(v_letter, 1), substr(v_letter, 2));
         end loop;
     end if;
-    return replace(lower(translate(v_text, concat(v_from, v_gone), concat(v_to)) collate "C"), E'\t', ' ');
+    return v_folded;
 end;
 $$;
 
@@ -4933,18 +4939,17 @@ CREATE FUNCTION private.moderation_forms(p_folded text) RETURNS text[]
     SET search_path TO ''
     AS $_$
 declare
-    c_contraction constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'contraction');
-    c_elision constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'elision');
-    c_gaps constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'gaps');
-    c_one_stop constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'one_stop');
-    c_before constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_before');
-    c_after constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'small_words_after');
-    c_arabic constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'arabic_beginning');
-    c_korean constant text := (select l.pattern from private.moderation_lexicon as l where l.name = 'korean_ending');
-    v_text constant text := case
-        when strpos(p_folded, '''') = 0 then p_folded
-        else regexp_replace(regexp_replace(p_folded, c_contraction, '\1', 'g'), c_elision, '\1', 'g')
-    end;
+    c_n constant text := '[\n -/:-`{-~€£¥•¤]+';
+    v_contraction text;
+    v_elision text;
+    v_gaps text;
+    v_one_stop text;
+    v_small_before text;
+    v_small_after text;
+    v_articles text;
+    v_particles text;
+    v_text text := p_folded;
+    v_short_words text[];
     -- Words with a space between: to append to a long array copies it.
     v_forms text := '';
     v_spoken text := '';
@@ -4958,8 +4963,29 @@ declare
     v_is_short boolean;
     v_run text := '';
 begin
+    select
+        max(l.pattern) filter (where l.name = 'contraction'),
+        max(l.pattern) filter (where l.name = 'elision'),
+        max(l.pattern) filter (where l.name = 'gaps'),
+        max(l.pattern) filter (where l.name = 'one_stop'),
+        max(l.pattern) filter (where l.name = 'small_words_before'),
+        max(l.pattern) filter (where l.name = 'small_words_after'),
+        max(l.pattern) filter (where l.name = 'articles'),
+        max(l.pattern) filter (where l.name = 'particles')
+    into v_contraction, v_elision, v_gaps, v_one_stop, v_small_before, v_small_after, v_articles, v_particles
+    from private.moderation_lexicon as l
+    where l.place between 25 and 37;
+    if strpos(p_folded, '''') > 0 then
+        v_text := regexp_replace(regexp_replace(p_folded, v_contraction, '\1', 'g'), v_elision, '\1', 'g');
+    end if;
+    v_short_words := array(
+        select w.word
+        from private.moderation_words as w
+        where w.kind = 'short' and w.word = any(regexp_split_to_array(v_text, c_n) collate "C")
+    );
+
     -- Words with digits and signs in them; words in two pieces of which one is no word.
-    foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
+    foreach v_token in array regexp_split_to_array(v_text, v_gaps) loop
         continue when v_token = '';
         if char_length(v_token) > 1 then
             -- At the end a plus may be a t, or a v alone among consonants a u.
@@ -4976,8 +5002,7 @@ begin
         end;
         v_forms := concat_ws(' ', v_forms, v_leet);
         v_spoken := concat_ws(' ', v_spoken, coalesce(split_part(v_leet, ' ', 1), v_token));
-        v_is_short := char_length(v_token) <= 2
-            and exists (select 1 from private.moderation_words as w where w.word = v_token collate "C" and w.kind = 'short');
+        v_is_short := v_token = any(v_short_words);
         if (v_is_short or v_before_is_short) and v_before <> '' and char_length(v_before) + char_length(v_token) between 4 and 40 then
             v_forms := concat_ws(' ', v_forms, v_before || v_token, private.moderation_leet(v_before || v_token));
         end if;
@@ -4987,7 +5012,7 @@ begin
 
     -- Words spelled letter by letter; wider gaps may part the words.
     foreach v_segment in array array[v_text] || regexp_split_to_array(v_text, ' {2,}|\n') loop
-        foreach v_token in array regexp_split_to_array(v_segment, c_gaps) || '..'::text loop
+        foreach v_token in array regexp_split_to_array(v_segment, v_gaps) || '..'::text loop
             continue when v_token = '';
             if char_length(v_token) = 1 then
                 v_run := v_run || v_token;
@@ -4996,11 +5021,11 @@ begin
             if char_length(v_run) between 3 and 200 and v_run ~ '[^0-9@$€£¥|!+(]' then
                 v_joined := v_run;
                 v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
-                v_joined := regexp_replace(v_run, c_before, '');
+                v_joined := regexp_replace(v_run, v_small_before, '');
                 v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
-                v_joined := regexp_replace(v_run, c_after, '');
+                v_joined := regexp_replace(v_run, v_small_after, '');
                 v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
-                v_joined := regexp_replace(v_joined, c_before, '');
+                v_joined := regexp_replace(v_joined, v_small_before, '');
                 v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined));
             end if;
             v_run := '';
@@ -5017,22 +5042,19 @@ begin
         ) as t
         where t.token ~ '[!-/:-`{-~•¤]' and char_length(t.token) <= 100
     loop
-        v_joined := regexp_replace(v_token, c_gaps, '', 'g');
+        v_joined := regexp_replace(v_token, v_gaps, '', 'g');
         continue when v_joined = v_token and translate(v_joined, '!+(|', '') = v_joined;
-        v_parts := regexp_match(v_token, c_one_stop);
+        v_parts := regexp_match(v_token, v_one_stop);
         continue when v_parts is not null and char_length(v_parts[1]) > 1 and char_length(v_parts[2]) > 1
             and (octet_length(v_joined) = char_length(v_joined) or (char_length(v_parts[1]) > 2 and char_length(v_parts[2]) > 2))
-            and not exists (
-                select 1 from private.moderation_words as w where w.word = any(v_parts collate "C") and w.kind = 'short'
-            );
+            and not v_parts && v_short_words;
         v_forms := concat_ws(' ', v_forms, v_joined, private.moderation_leet(v_joined), translate(v_joined, '!+(|', ''));
     end loop;
 
     -- Words with an article or an ending that is written together with them.
     if octet_length(p_folded) > char_length(p_folded) and p_folded ~ '[ء-ي가-힣]' then
-        foreach v_token in array regexp_split_to_array(v_text, c_gaps) loop
-            v_forms := concat_ws(' ', v_forms, regexp_replace(v_token, c_arabic, ''), regexp_replace(v_token, c_korean, ''));
-        end loop;
+        v_text := regexp_replace(v_text, v_articles, '\1', 'g') || ' ' || regexp_replace(v_text, v_particles, '\1', 'g');
+        v_forms := concat_ws(' ', v_forms, regexp_replace(v_text, v_gaps, ' ', 'g'));
     end if;
     -- The last one is the text with plain words, for phrases.
     return string_to_array(v_forms, ' ') || ltrim(v_spoken);
@@ -5624,7 +5646,7 @@ begin
     end if;
 
     -- Scripts without spaces.
-    if octet_length(p_folded) > char_length(p_folded) then
+    if p_folded ~ '[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3007\u3040-\ud7a3\U00020000-\U0003ffff]' then
         v_plain := regexp_replace(p_folded, c_n, '', 'g');
         caught := caught || array(
             select t.rule_id
@@ -8869,9 +8891,9 @@ CREATE TABLE private.moderation_state (
     anywhere text[] DEFAULT '{}'::text[] NOT NULL,
     suspects text[] DEFAULT '{}'::text[] NOT NULL,
     odd text DEFAULT ''::text NOT NULL,
-    doubled text DEFAULT ''::text NOT NULL,
     stretched text DEFAULT ''::text NOT NULL,
-    elsewhere text DEFAULT ''::text NOT NULL,
+    messenger_anywhere text DEFAULT ''::text NOT NULL,
+    cjk_number text DEFAULT ''::text NOT NULL,
     articles text DEFAULT ''::text NOT NULL,
     particles text DEFAULT ''::text NOT NULL,
     CONSTRAINT moderation_state_is_only_row_check CHECK (is_only_row)
@@ -8897,11 +8919,11 @@ COMMENT ON COLUMN private.moderation_state.suspects IS 'One of these expressions
 
 COMMENT ON COLUMN private.moderation_state.odd IS 'This and the next are expressions of private.moderation_lexicon, repeated here because every text is held against them.';
 
-COMMENT ON COLUMN private.moderation_state.doubled IS 'A doubled letter.';
-
 COMMENT ON COLUMN private.moderation_state.stretched IS 'A word with two letters too many.';
 
-COMMENT ON COLUMN private.moderation_state.elsewhere IS 'What contact details may begin with in scripts without spaces.';
+COMMENT ON COLUMN private.moderation_state.messenger_anywhere IS 'The name of a messenger in a script without spaces.';
+
+COMMENT ON COLUMN private.moderation_state.cjk_number IS 'A number in numerals of Chinese, Japanese or Korean.';
 
 COMMENT ON COLUMN private.moderation_state.articles IS 'What the words of Arabic begin with.';
 
