@@ -573,12 +573,13 @@ set search_path = ''
 as $$
 declare
     c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
-    v private.judgement := p_a;
+    v private.judgement;
 begin
     -- What allows has neither rules nor a mask.
     if p_b.action = 'allow' then
         return p_a;
     end if;
+    v := p_a;
     if array_position(c_order, p_b.action) > array_position(c_order, p_a.action) then
         v := p_b;
     end if;
@@ -2021,10 +2022,10 @@ as $$
 declare
     c_n constant text := '[\n -/:-`{-~€£¥•¤]+';
     v_words constant text[] := regexp_split_to_array(p_folded, c_n);
-    v_plain_words text[] := v_words;
-    v_more_words text[] := '{}';
+    v_plain_words text[];
+    v_more_words text[];
     v_text text := p_folded;
-    v_joined text := p_folded;
+    v_joined text;
     v_is_ordinary boolean;
 begin
     -- Most texts are ordinary: no word of theirs is known, and private.moderation_forms would find no others. One statement tells,
@@ -2036,7 +2037,6 @@ begin
             cross join private.moderation_lexicon as e
             where c.name = 'contraction' and e.name = 'elision'
         );
-        v_joined := v_text;
         v_plain_words := regexp_split_to_array(v_text, c_n);
     end if;
     -- Words that signs part, also as one word.
@@ -2055,10 +2055,10 @@ begin
                 p_folded ~ s.messenger_anywhere or p_folded ~ s.cjk_number or array_to_string(v_words, '') like any(s.anywhere)
             )
         )
-        and v_joined !~ s.stretched
+        and coalesce(v_joined, v_text) !~ s.stretched
         and coalesce((
             select
-                not bool_or(w.kind in ('term', 'messenger') or (w.kind = 'short' and w.word = any(v_plain_words)))
+                not bool_or(w.kind in ('term', 'messenger') or (w.kind = 'short' and w.word = any(coalesce(v_plain_words, v_words))))
                 and not (bool_or(w.kind in ('provider', 'dot')) and (bool_or(w.kind = 'at') or strpos(p_folded, ' com') > 0))
                 and coalesce(sum(cardinality(array_positions(v_words, w.word))) filter (where w.kind = 'digit'), 0) < 3
             from private.moderation_words as w
@@ -2180,15 +2180,16 @@ declare
     v_others bigint[];
     v_rule private.moderation_rules;
     v_is_caught boolean;
-    v private.judgement := row('allow', null, null, '[]'::jsonb, null);
+    v private.judgement;
 begin
     -- No rule asks about who writes to few, and to nobody for the first time.
     if
         not p_is_first_contact
         and (v_others_max = 0 or v_others_max + 1 < (select s.conversations_min from private.moderation_state as s))
     then
-        return v;
+        return row('allow', null, null, '[]'::jsonb, null)::private.judgement;
     end if;
+    v := row('allow', null, null, '[]'::jsonb, null);
     v_recent := coalesce(p_recent, '{}');
     v_now_s := floor(extract(epoch from p_now));
     for v_rule in

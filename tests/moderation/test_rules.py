@@ -1,5 +1,6 @@
 """Rules are data: checked when they are written, versioned, in force at once, and never able to stall a send."""
 
+import random
 import time
 import uuid
 
@@ -33,6 +34,35 @@ class TestChanges:
         assert judge(sql, "a floop for you")[3][0]["version"] == 3
         sql.execute("delete from private.moderation_rules where name = 'blorps'")
         assert judge(sql, "a floop for you")[0] == "allow"
+
+    def test_what_ordinary_texts_are_told_by_follows_the_rules(self, sql):
+        def first_words():
+            kept = sql.execute("select word from private.moderation_words where kind = 'term'").fetchall()
+            asked = sql.execute("select distinct first_word from private.moderation_terms where is_enabled").fetchall()
+            assert sorted(kept) == sorted(asked)
+            return {word for (word,) in kept}
+
+        insert_rule(sql, "blorps", "term", terms=["blorp", "floop gloop"])
+        insert_rule(sql, "more_blorps", "term", terms=["blorp"])
+        assert {"blorp", "floop"} <= first_words()
+        sql.execute("update private.moderation_rules set is_enabled = false where name = 'blorps'")
+        assert first_words() & {"blorp", "floop"} == {"blorp"}
+        sql.execute("delete from private.moderation_rules where name = 'more_blorps'")
+        assert not first_words() & {"blorp", "floop"}
+        # Written by the trigger from the lexicon, of which it repeats what every text is held against.
+        said = sql.one("select to_jsonb(s) from private.moderation_state as s")
+        lexicon = dict(sql.execute("select name, pattern from private.moderation_lexicon").fetchall())
+        repeated = {name: expression for name, expression in said.items() if name in lexicon}
+        assert set(repeated) == {"odd", "stretched", "messenger_anywhere", "cjk_number", "articles", "particles"}
+        assert repeated == {name: lexicon[name] for name in repeated}
+        assert said["suspects"] == [lexicon["suspect"]]
+        insert_rule(sql, "numbers", "pattern", pattern="x[0-9]+")
+        insert_rule(sql, "evil", "link", domains=["evil.io"], settings='{"mode": "deny"}')
+        assert sql.one("select suspects from private.moderation_state") == [
+            lexicon["suspect"],
+            "(?:x[0-9]+)",
+            lexicon["hosts_hint"],
+        ]
 
     def test_every_version_is_kept_also_of_what_is_deleted(self, sql):
         rule_id = insert_rule(sql, "blorps", "term", terms=["blorp"])
@@ -188,6 +218,55 @@ def test_no_text_can_stall_a_send(sql, piece):
     text = piece * 4000
     half, whole = best_of(sql, text[:2000].strip() + "x"), best_of(sql, text[:4000].strip() + "x")
     assert whole < 6 * half + 0.3, (half, whole)
+
+
+def test_an_ordinary_text_is_one_that_all_rules_allow(sql):
+    """judge_text tells by one look what judge_with, which asks all rules, would say; of few letters, so that terms are near."""
+    chance = random.Random(20261122)
+    letters, others = "abutilodv", "好的谢감사은는اللж"
+    signs = [
+        *" ''-!.(+|$1*,0\n/，！",
+        *"      ",
+        "'s ",
+        "l'",
+        "  ",
+        "aa",
+        "@",
+        "ok ",
+        "at ",
+        "one ",
+        "€",
+        "é",
+        "А",
+        "в",
+    ]
+    plain_signs = " ''-.*,\n，   "
+    query = """
+        select f.t, (private.judge_text(n.t, f.t, false)).action, (private.judge_with(n.t, f.t, false, null)).action
+        from unnest(%s::text[]) as x (t)
+        cross join lateral (select private.normalize_text(x.t)) as n (t)
+        cross join lateral (select private.moderation_fold(n.t)) as f (t)
+        where n.t is not null
+    """
+
+    def some(of, most):
+        return "".join(chance.choices(of, k=chance.randint(1, most)))
+
+    sql.execute("delete from private.moderation_rules")
+    caught = 0
+    for sort in [
+        [*letters * 3, *others, *signs],
+        [*letters * 3, *others, *plain_signs],
+        [*others * 2, *letters, *plain_signs],
+    ] * 3:
+        phrases = [f"{some(letters, 3)} {some(letters, 3)}" for _ in range(8)]
+        terms = phrases + [some(letters, 5) for _ in range(30)] + [some(others, 3) for _ in range(12)]
+        insert_rule(sql, "near", "term", terms=terms)
+        for text, quick, full in sql.execute(query, [[some(sort, 13) for _ in range(200)]]):
+            assert quick == full, (text, terms)
+            caught += full != "allow"
+        sql.execute("delete from private.moderation_rules")
+    assert 200 < caught < 1600
 
 
 class TestConduct:
