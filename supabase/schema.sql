@@ -7409,9 +7409,10 @@ begin
             v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
             v_is_first_contact and case when p_envelope is null then private.has_link(v_folded) else v_sealed.has_link end, v_now
         );
-        v_verdict := private.stronger(
-            private.judge_send(v_body, v_folded, v_sealed, v_conversation.contact_allowed_at is not null), v_behaviour
-        );
+        v_verdict := private.judge_send(v_body, v_folded, v_sealed, v_conversation.contact_allowed_at is not null);
+        if v_behaviour.action <> 'allow' then
+            v_verdict := private.stronger(v_verdict, v_behaviour);
+        end if;
         v_pace.recent := private.recent_with(v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_now);
         if v_verdict.action = 'reject' then
             -- Not a send, but as many as sends and no more: or words could be tried without end, each leaving a verdict.
