@@ -1051,38 +1051,6 @@ $$;
 
 COMMENT ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) IS 'Shape Conversation as p_user_id sees it; see conversations_json.';
 
-CREATE FUNCTION private.conversation_rest(p_conversation public.conversations, p_last_message json) RETURNS json
-    LANGUAGE plpgsql STABLE
-    SET search_path TO ''
-    AS $$
-begin
-    if p_conversation.kind = 'direct' then
-        -- As people_json, which also numbers and counts: the answer of every send needs only this.
-        return (
-            select json_build_object(
-                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.joined_at, m.user_id),
-                'memberCount', count(*),
-                'lastMessage', p_last_message
-            )
-            from public.conversation_members as m
-            left join lateral (
-                select t as profile
-                from public.profiles as t
-                where t.user_id = m.user_id
-                limit 1
-            ) as p on true
-            where m.conversation_id = p_conversation.id
-        );
-    end if;
-    return (
-        select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', p_last_message)
-        from private.people_json(array[p_conversation.id]) as p
-    );
-end;
-$$;
-
-COMMENT ON FUNCTION private.conversation_rest(p_conversation public.conversations, p_last_message json) IS 'What shape Conversation has beside its facts: {members, memberCount, lastMessage}.';
-
 CREATE FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uuid[]) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
@@ -1592,7 +1560,7 @@ begin
                     'conversation', private.conversation_facts(v_conversation, m.member, row(
                         v_pair is not null and k.user_id = any(v_blocker_ids),
                         v_pair is null or (
-                            v_blocker_ids = '{}' and private.direct_other(v_conversation, k.user_id) = any(v_active_ids)
+                            v_blocker_ids = '{}' and array_remove(v_pair, k.user_id) <@ v_active_ids
                         )
                     )::private.standing)
                 )
@@ -2626,8 +2594,9 @@ declare
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
-    v_sender public.profiles;
+    v_cards json[];
     v_shape json;
+    v_rest json;
     v_events jsonb[];
 begin
     if v_is_direct then
@@ -2676,17 +2645,34 @@ begin
     if p_settings.classifier_mode <> 'off' then
         perform private.enqueue_classification(v_inserted.id, p_settings.classifier_mode);
     end if;
+    v_cards := array(
+        select private.profile_shape(k.user_id, p.profile)
+        from unnest(case when v_is_direct then v_member_ids else array[v_me] end) with ordinality as k (user_id, ordinal)
+        left join lateral (
+            select t as profile
+            from public.profiles as t
+            where t.user_id = k.user_id
+            limit 1
+        ) as p on true
+        order by k.ordinal
+    );
     -- Nobody has received or read it yet.
-    select p.* into v_sender from public.profiles as p where p.user_id = v_me;
-    v_shape := private.message_shape(v_inserted, null, null, v_sender, false);
+    v_shape := private.message_shape(
+        v_inserted, null, null, v_cards[case when v_me = p_conversation.direct_high then 2 else 1 end], false
+    );
     v_events := private.emit('message.created', p_conversation.id, v_member_ids, v_shape, null);
     if v_inserted.is_sensitive then
         v_shape := private.joined(v_shape, json_build_object('envelope', private.envelope_json(v_inserted.id)));
     end if;
-    return array[v_shape, private.joined(
-        (v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json,
-        private.conversation_rest(p_conversation, v_shape)
-    )];
+    if v_is_direct then
+        v_rest := json_build_object('members', to_json(v_cards), 'memberCount', 2, 'lastMessage', v_shape);
+    else
+        select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', v_shape) into v_rest
+        from private.people_json(array[p_conversation.id]) as p;
+    end if;
+    return array[
+        v_shape, private.joined((v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json, v_rest)
+    ];
 end;
 $$;
 
@@ -3054,25 +3040,21 @@ $$;
 
 COMMENT ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) IS 'The verdict of the rules on conduct: p_me is about to send a text with this digest to a conversation (null: a new one); p_recent as private.recent_with left it. Nothing is written.';
 
-CREATE FUNCTION private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean) RETURNS private.judgement
+CREATE FUNCTION private.judge_sealed(p_sealed private.sealed, p_contact_allowed boolean) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
     SET search_path TO ''
     AS $$
 declare
-    v_sealed private.sealed;
-begin
-    if p_body is not null then
-        return private.judge_text(p_body, p_folded, p_contact_allowed);
-    end if;
     -- The service judged by the same rules, since nobody here can read the text. A mask is inside the envelope.
-    v_sealed := private.sealed_for(p_sealed, p_contact_allowed);
+    v_sealed constant private.sealed := private.sealed_for(p_sealed, p_contact_allowed);
+begin
     return row(
         v_sealed.action, v_sealed.label, v_sealed.explanation, v_sealed.rules, case when v_sealed.is_masked then '' end
     )::private.judgement;
 end;
 $$;
 
-COMMENT ON FUNCTION private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean) IS 'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
+COMMENT ON FUNCTION private.judge_sealed(p_sealed private.sealed, p_contact_allowed boolean) IS 'The verdict that a verified envelope carries, as judge_text gives it on a text; masked_body is only null or not.';
 
 CREATE FUNCTION private.judge_text(p_text text, p_folded text, p_contact_allowed boolean) RETURNS private.judgement
     LANGUAGE plpgsql STABLE
@@ -4588,40 +4570,7 @@ $$;
 
 COMMENT ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) IS 'The newest p_limit messages with p_from_seq <= seq < p_before_seq as an ascending array of Message; see messages_json.';
 
-CREATE TABLE public.profiles (
-    user_id uuid NOT NULL,
-    display_name text,
-    avatar_url text,
-    locale text,
-    search_name text GENERATED ALWAYS AS (private.fold_text(display_name)) STORED,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT profiles_avatar_url_check CHECK (((char_length(avatar_url) <= 2048) AND (avatar_url ~ '^https?://'::text))),
-    CONSTRAINT profiles_display_name_check CHECK (((char_length(display_name) >= 1) AND (char_length(display_name) <= 80))),
-    CONSTRAINT profiles_locale_check CHECK (((char_length(locale) >= 2) AND (char_length(locale) <= 35)))
-);
-ALTER TABLE ONLY public.profiles ALTER COLUMN display_name SET STATISTICS 0;
-ALTER TABLE ONLY public.profiles ALTER COLUMN avatar_url SET STATISTICS 0;
-ALTER TABLE ONLY public.profiles ALTER COLUMN locale SET STATISTICS 0;
-ALTER TABLE ONLY public.profiles ALTER COLUMN search_name SET STATISTICS 0;
-
-COMMENT ON TABLE public.profiles IS 'What others see of a person. Written by the sign-up trigger and update_profile. No foreign key to auth.users: a missing row renders as a fallback.';
-
-COMMENT ON COLUMN public.profiles.user_id IS 'auth.users.id.';
-
-COMMENT ON COLUMN public.profiles.display_name IS 'Normalised, 1 to 80 code points; null renders as the fallback name.';
-
-COMMENT ON COLUMN public.profiles.avatar_url IS 'An absolute http(s) URL, at most 2,048 characters.';
-
-COMMENT ON COLUMN public.profiles.locale IS 'BCP 47 language tag; for the host application''s own use.';
-
-COMMENT ON COLUMN public.profiles.search_name IS 'display_name folded for searches.';
-
-COMMENT ON COLUMN public.profiles.created_at IS 'When the row was made.';
-
-COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last.';
-
-CREATE FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender public.profiles, p_is_hidden boolean) RETURNS json
+CREATE FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender json, p_is_hidden boolean) RETURNS json
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     SET search_path TO ''
     AS $$
@@ -4646,7 +4595,7 @@ begin
             when p_message.seq <= p_delivered_seq then 'delivered'
             else 'sent'
         end,
-        'sender', private.profile_shape(p_message.from_user_id, p_sender),
+        'sender', p_sender,
         'editedAt', private.iso_time(p_message.edited_at),
         'deletedAt', private.iso_time(p_message.deleted_at),
         'createdAt', private.iso_time(p_message.created_at)
@@ -4654,7 +4603,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender public.profiles, p_is_hidden boolean) IS 'Shape Message. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author. p_is_hidden: the reader blocks the author.';
+COMMENT ON FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender json, p_is_hidden boolean) IS 'Shape Message. p_sender: the author''s Profile. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author. p_is_hidden: the reader blocks the author.';
 
 CREATE FUNCTION private.messages_json(p_viewer_id uuid, p_conversation_ids uuid[], p_seqs bigint[]) RETURNS TABLE(ordinal bigint, message json)
     LANGUAGE plpgsql STABLE
@@ -4706,7 +4655,9 @@ begin
         ) as is_hidden
     ) as h
     cross join lateral (
-        select private.message_shape(m, w.read_seq, w.delivered_seq, p.profile, h.is_hidden) as shape
+        select private.message_shape(
+            m, w.read_seq, w.delivered_seq, private.profile_shape(m.from_user_id, p.profile), h.is_hidden
+        ) as shape
         offset 0
     ) as s;
 end;
@@ -6048,7 +5999,6 @@ CREATE FUNCTION private.pending_json(p_pending private.pending_messages) RETURNS
 declare
     v_conversation public.conversations;
     v_message public.messages;
-    v_sender public.profiles;
     v_shape json;
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_pending.conversation_id;
@@ -6065,8 +6015,7 @@ begin
     v_message.is_masked := false;
     v_message.is_sensitive := p_pending.is_sensitive;
     v_message.created_at := p_pending.created_at;
-    select p.* into v_sender from public.profiles as p where p.user_id = p_pending.from_user_id;
-    v_shape := private.message_shape(v_message, null, null, v_sender, false);
+    v_shape := private.message_shape(v_message, null, null, private.profile_json(p_pending.from_user_id), false);
     if p_pending.is_sensitive then
         return private.joined(v_shape, json_build_object('envelope', private.envelope_json(p_pending.message_id)));
     end if;
@@ -6091,7 +6040,7 @@ begin
             json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8) as members,
             count(*) as member_count
         from (
-            select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
+            select t.user_id, row_number() over (order by case when c.kind = 'group' then t.joined_at end, t.user_id) as ordinal
             from public.conversation_members as t
             where t.conversation_id = k.id and (t.left_at is null or c.kind = 'direct')
         ) as m
@@ -6105,7 +6054,7 @@ begin
 end;
 $$;
 
-COMMENT ON FUNCTION private.people_json(p_conversation_ids uuid[]) IS 'Of each conversation: the cards of its people (of a group the first eight, by time of joining), and how many it has.';
+COMMENT ON FUNCTION private.people_json(p_conversation_ids uuid[]) IS 'Of each conversation: the cards of its people (of a direct one by id, of a group the first eight by time of joining), and how many it has.';
 
 CREATE FUNCTION private.profile_json(p_user_id uuid) RETURNS json
     LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -6120,6 +6069,39 @@ end;
 $$;
 
 COMMENT ON FUNCTION private.profile_json(p_user_id uuid) IS 'Shape Profile of one person. The caller has checked access.';
+
+CREATE TABLE public.profiles (
+    user_id uuid NOT NULL,
+    display_name text,
+    avatar_url text,
+    locale text,
+    search_name text GENERATED ALWAYS AS (private.fold_text(display_name)) STORED,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT profiles_avatar_url_check CHECK (((char_length(avatar_url) <= 2048) AND (avatar_url ~ '^https?://'::text))),
+    CONSTRAINT profiles_display_name_check CHECK (((char_length(display_name) >= 1) AND (char_length(display_name) <= 80))),
+    CONSTRAINT profiles_locale_check CHECK (((char_length(locale) >= 2) AND (char_length(locale) <= 35)))
+);
+ALTER TABLE ONLY public.profiles ALTER COLUMN display_name SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN avatar_url SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN locale SET STATISTICS 0;
+ALTER TABLE ONLY public.profiles ALTER COLUMN search_name SET STATISTICS 0;
+
+COMMENT ON TABLE public.profiles IS 'What others see of a person. Written by the sign-up trigger and update_profile. No foreign key to auth.users: a missing row renders as a fallback.';
+
+COMMENT ON COLUMN public.profiles.user_id IS 'auth.users.id.';
+
+COMMENT ON COLUMN public.profiles.display_name IS 'Normalised, 1 to 80 code points; null renders as the fallback name.';
+
+COMMENT ON COLUMN public.profiles.avatar_url IS 'An absolute http(s) URL, at most 2,048 characters.';
+
+COMMENT ON COLUMN public.profiles.locale IS 'BCP 47 language tag; for the host application''s own use.';
+
+COMMENT ON COLUMN public.profiles.search_name IS 'display_name folded for searches.';
+
+COMMENT ON COLUMN public.profiles.created_at IS 'When the row was made.';
+
+COMMENT ON COLUMN public.profiles.updated_at IS 'When a shown value changed last.';
 
 CREATE FUNCTION private.profile_shape(p_user_id uuid, p_profile public.profiles) RETURNS json
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -7269,6 +7251,7 @@ declare
     v_me uuid;
     v_body constant text := private.normalize_text(p_body);
     v_folded text;
+    v_has_link boolean;
     v_settings private.settings;
     v_pace private.paces;
     v_now timestamptz;
@@ -7373,7 +7356,9 @@ begin
             private.conversation_json(v_me, v_conversation_id)
         ];
     else
-        perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
+        if cardinality(v_pace.happened_at) >= v_settings.send_count_max then
+            perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
+        end if;
 
         if v_conversation.kind = 'direct' then
             v_other := private.direct_other(v_conversation, v_me);
@@ -7403,13 +7388,19 @@ begin
                     and c.last_seq > 0
             );
         end if;
-        v_folded := private.moderation_fold(v_body);
-        v_text_digest := case when p_envelope is null then private.text_digest(v_folded) else v_sealed.text_digest end;
+        if p_envelope is null then
+            v_folded := private.moderation_fold(v_body);
+            v_text_digest := private.text_digest(v_folded);
+            v_has_link := v_is_first_contact and private.has_link(v_folded);
+            v_verdict := private.judge_text(v_body, v_folded, v_conversation.contact_allowed_at is not null);
+        else
+            v_text_digest := v_sealed.text_digest;
+            v_has_link := v_sealed.has_link;
+            v_verdict := private.judge_sealed(v_sealed, v_conversation.contact_allowed_at is not null);
+        end if;
         v_behaviour := private.judge_behaviour(
-            v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
-            v_is_first_contact and case when p_envelope is null then private.has_link(v_folded) else v_sealed.has_link end, v_now
+            v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact, v_has_link, v_now
         );
-        v_verdict := private.judge_send(v_body, v_folded, v_sealed, v_conversation.contact_allowed_at is not null);
         if v_behaviour.action <> 'allow' then
             v_verdict := private.stronger(v_verdict, v_behaviour);
         end if;
@@ -9328,8 +9319,6 @@ REVOKE ALL ON FUNCTION private.conversation_facts(c public.conversations, me pub
 
 REVOKE ALL ON FUNCTION private.conversation_json(p_user_id uuid, p_conversation_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.conversation_rest(p_conversation public.conversations, p_last_message json) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION private.conversations_json(p_user_id uuid, p_conversation_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.count_classification(p_outcome text) FROM PUBLIC;
@@ -9438,7 +9427,7 @@ REVOKE ALL ON FUNCTION private.joined(p_one json, p_other json) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.judge_behaviour(p_me uuid, p_recent bigint[], p_digest bigint, p_conversation_id uuid, p_is_first_contact boolean, p_has_link boolean, p_now timestamp with time zone) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.judge_sealed(p_sealed private.sealed, p_contact_allowed boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.judge_text(p_text text, p_folded text, p_contact_allowed boolean) FROM PUBLIC;
 
@@ -9533,10 +9522,7 @@ GRANT ALL ON FUNCTION private.message_history(p_message_id uuid) TO authenticate
 
 REVOKE ALL ON FUNCTION private.message_page(p_viewer_id uuid, p_conversation_id uuid, p_from_seq bigint, p_before_seq bigint, p_limit integer) FROM PUBLIC;
 
-GRANT SELECT ON TABLE public.profiles TO authenticated;
-GRANT SELECT ON TABLE public.profiles TO service_role;
-
-REVOKE ALL ON FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender public.profiles, p_is_hidden boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.message_shape(p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender json, p_is_hidden boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.messages_json(p_viewer_id uuid, p_conversation_ids uuid[], p_seqs bigint[]) FROM PUBLIC;
 
@@ -9613,6 +9599,9 @@ REVOKE ALL ON FUNCTION private.pending_json(p_pending private.pending_messages) 
 REVOKE ALL ON FUNCTION private.people_json(p_conversation_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.profile_json(p_user_id uuid) FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.profiles TO authenticated;
+GRANT SELECT ON TABLE public.profiles TO service_role;
 
 REVOKE ALL ON FUNCTION private.profile_shape(p_user_id uuid, p_profile public.profiles) FROM PUBLIC;
 

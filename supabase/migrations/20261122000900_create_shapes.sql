@@ -3,13 +3,13 @@
 -- Locks:     none.
 -- Undo:      drop function private.receipt_json(public.conversation_members); drop function private.conversation_json(uuid, uuid);
 --            drop function private.conversations_json(uuid, uuid[]);
---            drop function private.conversation_rest(public.conversations, json); drop function private.people_json(uuid[]);
+--            drop function private.people_json(uuid[]);
 --            drop function private.conversation_facts(public.conversations, public.conversation_members, private.standing);
 --            drop function private.live_topic(public.conversations, uuid, boolean);
 --            drop function private.standing_between(uuid, uuid); drop type private.standing;
 --            drop function private.message_page(uuid, uuid, bigint, bigint, integer);
 --            drop function private.messages_json(uuid, uuid[], bigint[]);
---            drop function private.message_shape(public.messages, bigint, bigint, public.profiles, boolean);
+--            drop function private.message_shape(public.messages, bigint, bigint, json, boolean);
 --            drop function private.joined(json, json);
 --
 -- A page is looked up in one statement, and a shape is a function that only writes down what it is given: a look-up inside a
@@ -34,7 +34,7 @@ comment on function private.joined(json, json) is 'One object with the members o
 revoke all on function private.joined(json, json) from public, anon, authenticated, service_role;
 
 create function private.message_shape(
-    p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender public.profiles, p_is_hidden boolean
+    p_message public.messages, p_read_seq bigint, p_delivered_seq bigint, p_sender json, p_is_hidden boolean
 )
 returns json
 language plpgsql
@@ -63,17 +63,17 @@ begin
             when p_message.seq <= p_delivered_seq then 'delivered'
             else 'sent'
         end,
-        'sender', private.profile_shape(p_message.from_user_id, p_sender),
+        'sender', p_sender,
         'editedAt', private.iso_time(p_message.edited_at),
         'deletedAt', private.iso_time(p_message.deleted_at),
         'createdAt', private.iso_time(p_message.created_at)
     );
 end;
 $$;
-comment on function private.message_shape(public.messages, bigint, bigint, public.profiles, boolean) is
-'Shape Message. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members other than the author. '
-'p_is_hidden: the reader blocks the author.';
-revoke all on function private.message_shape(public.messages, bigint, bigint, public.profiles, boolean)
+comment on function private.message_shape(public.messages, bigint, bigint, json, boolean) is
+'Shape Message. p_sender: the author''s Profile. p_read_seq and p_delivered_seq: the lowest shared watermarks among the current members '
+'other than the author. p_is_hidden: the reader blocks the author.';
+revoke all on function private.message_shape(public.messages, bigint, bigint, json, boolean)
 from public, anon, authenticated, service_role;
 
 create function private.messages_json(p_viewer_id uuid, p_conversation_ids uuid[], p_seqs bigint[])
@@ -128,7 +128,9 @@ begin
         ) as is_hidden
     ) as h
     cross join lateral (
-        select private.message_shape(m, w.read_seq, w.delivered_seq, p.profile, h.is_hidden) as shape
+        select private.message_shape(
+            m, w.read_seq, w.delivered_seq, private.profile_shape(m.from_user_id, p.profile), h.is_hidden
+        ) as shape
         offset 0
     ) as s;
 end;
@@ -268,7 +270,7 @@ begin
             json_agg(private.profile_shape(m.user_id, p.profile) order by m.ordinal) filter (where m.ordinal <= 8) as members,
             count(*) as member_count
         from (
-            select t.user_id, row_number() over (order by t.joined_at, t.user_id) as ordinal
+            select t.user_id, row_number() over (order by case when c.kind = 'group' then t.joined_at end, t.user_id) as ordinal
             from public.conversation_members as t
             where t.conversation_id = k.id and (t.left_at is null or c.kind = 'direct')
         ) as m
@@ -282,43 +284,9 @@ begin
 end;
 $$;
 comment on function private.people_json(uuid[]) is
-'Of each conversation: the cards of its people (of a group the first eight, by time of joining), and how many it has.';
+'Of each conversation: the cards of its people (of a direct one by id, of a group the first eight by time of joining), and how many it '
+'has.';
 revoke all on function private.people_json(uuid[]) from public, anon, authenticated, service_role;
-
-create function private.conversation_rest(p_conversation public.conversations, p_last_message json)
-returns json
-language plpgsql
-stable
-set search_path = ''
-as $$
-begin
-    if p_conversation.kind = 'direct' then
-        -- As people_json, which also numbers and counts: the answer of every send needs only this.
-        return (
-            select json_build_object(
-                'members', json_agg(private.profile_shape(m.user_id, p.profile) order by m.joined_at, m.user_id),
-                'memberCount', count(*),
-                'lastMessage', p_last_message
-            )
-            from public.conversation_members as m
-            left join lateral (
-                select t as profile
-                from public.profiles as t
-                where t.user_id = m.user_id
-                limit 1
-            ) as p on true
-            where m.conversation_id = p_conversation.id
-        );
-    end if;
-    return (
-        select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', p_last_message)
-        from private.people_json(array[p_conversation.id]) as p
-    );
-end;
-$$;
-comment on function private.conversation_rest(public.conversations, json) is
-'What shape Conversation has beside its facts: {members, memberCount, lastMessage}.';
-revoke all on function private.conversation_rest(public.conversations, json) from public, anon, authenticated, service_role;
 
 create function private.conversations_json(p_user_id uuid, p_conversation_ids uuid[])
 returns json

@@ -110,7 +110,7 @@ begin
                     'conversation', private.conversation_facts(v_conversation, m.member, row(
                         v_pair is not null and k.user_id = any(v_blocker_ids),
                         v_pair is null or (
-                            v_blocker_ids = '{}' and private.direct_other(v_conversation, k.user_id) = any(v_active_ids)
+                            v_blocker_ids = '{}' and array_remove(v_pair, k.user_id) <@ v_active_ids
                         )
                     )::private.standing)
                 )

@@ -5,7 +5,7 @@
 --            (new conversations only), the conversation, heads by user id, members, the recipient's pace row.
 -- Undo:      drop function public.send_message(text, uuid, uuid, uuid, uuid, jsonb);
 --            drop function private.send_message(text, uuid, uuid, uuid, uuid, jsonb);
---            drop function private.judge_send(text, text, private.sealed, boolean);
+--            drop function private.judge_sealed(private.sealed, boolean);
 --            drop function private.request_digests(uuid, text, private.sealed);
 --            drop function private.hold_message(public.conversations, private.pending_messages, private.settings);
 --            drop function private.tell_author(public.conversations, uuid);
@@ -102,7 +102,6 @@ as $$
 declare
     v_conversation public.conversations;
     v_message public.messages;
-    v_sender public.profiles;
     v_shape json;
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_pending.conversation_id;
@@ -119,8 +118,7 @@ begin
     v_message.is_masked := false;
     v_message.is_sensitive := p_pending.is_sensitive;
     v_message.created_at := p_pending.created_at;
-    select p.* into v_sender from public.profiles as p where p.user_id = p_pending.from_user_id;
-    v_shape := private.message_shape(v_message, null, null, v_sender, false);
+    v_shape := private.message_shape(v_message, null, null, private.profile_json(p_pending.from_user_id), false);
     if p_pending.is_sensitive then
         return private.joined(v_shape, json_build_object('envelope', private.envelope_json(p_pending.message_id)));
     end if;
@@ -166,8 +164,9 @@ declare
     v_position bigint;
     v_now timestamptz;
     v_inserted public.messages;
-    v_sender public.profiles;
+    v_cards json[];
     v_shape json;
+    v_rest json;
     v_events jsonb[];
 begin
     if v_is_direct then
@@ -216,17 +215,34 @@ begin
     if p_settings.classifier_mode <> 'off' then
         perform private.enqueue_classification(v_inserted.id, p_settings.classifier_mode);
     end if;
+    v_cards := array(
+        select private.profile_shape(k.user_id, p.profile)
+        from unnest(case when v_is_direct then v_member_ids else array[v_me] end) with ordinality as k (user_id, ordinal)
+        left join lateral (
+            select t as profile
+            from public.profiles as t
+            where t.user_id = k.user_id
+            limit 1
+        ) as p on true
+        order by k.ordinal
+    );
     -- Nobody has received or read it yet.
-    select p.* into v_sender from public.profiles as p where p.user_id = v_me;
-    v_shape := private.message_shape(v_inserted, null, null, v_sender, false);
+    v_shape := private.message_shape(
+        v_inserted, null, null, v_cards[case when v_me = p_conversation.direct_high then 2 else 1 end], false
+    );
     v_events := private.emit('message.created', p_conversation.id, v_member_ids, v_shape, null);
     if v_inserted.is_sensitive then
         v_shape := private.joined(v_shape, json_build_object('envelope', private.envelope_json(v_inserted.id)));
     end if;
-    return array[v_shape, private.joined(
-        (v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json,
-        private.conversation_rest(p_conversation, v_shape)
-    )];
+    if v_is_direct then
+        v_rest := json_build_object('members', to_json(v_cards), 'memberCount', 2, 'lastMessage', v_shape);
+    else
+        select json_build_object('members', p.members, 'memberCount', p.member_count, 'lastMessage', v_shape) into v_rest
+        from private.people_json(array[p_conversation.id]) as p;
+    end if;
+    return array[
+        v_shape, private.joined((v_events[array_position(v_member_ids, v_me)] -> 'conversation')::text::json, v_rest)
+    ];
 end;
 $$;
 comment on function private.insert_message(public.conversations, private.pending_messages, private.settings) is
@@ -328,28 +344,24 @@ comment on function private.request_digests(uuid, text, private.sealed) is
 'What a request is known by when it is repeated; the first is stored. A sensitive one has several, one for each key of the service.';
 revoke all on function private.request_digests(uuid, text, private.sealed) from public, anon, authenticated, service_role;
 
-create function private.judge_send(p_body text, p_folded text, p_sealed private.sealed, p_contact_allowed boolean)
+create function private.judge_sealed(p_sealed private.sealed, p_contact_allowed boolean)
 returns private.judgement
 language plpgsql
 stable
 set search_path = ''
 as $$
 declare
-    v_sealed private.sealed;
-begin
-    if p_body is not null then
-        return private.judge_text(p_body, p_folded, p_contact_allowed);
-    end if;
     -- The service judged by the same rules, since nobody here can read the text. A mask is inside the envelope.
-    v_sealed := private.sealed_for(p_sealed, p_contact_allowed);
+    v_sealed constant private.sealed := private.sealed_for(p_sealed, p_contact_allowed);
+begin
     return row(
         v_sealed.action, v_sealed.label, v_sealed.explanation, v_sealed.rules, case when v_sealed.is_masked then '' end
     )::private.judgement;
 end;
 $$;
-comment on function private.judge_send(text, text, private.sealed, boolean) is
-'The verdict on the text of a send, or the one its verified envelope carries; masked_body is then only null or not.';
-revoke all on function private.judge_send(text, text, private.sealed, boolean) from public, anon, authenticated, service_role;
+comment on function private.judge_sealed(private.sealed, boolean) is
+'The verdict that a verified envelope carries, as judge_text gives it on a text; masked_body is only null or not.';
+revoke all on function private.judge_sealed(private.sealed, boolean) from public, anon, authenticated, service_role;
 
 create function private.send_message(
     p_body text, p_conversation_id uuid, p_to_user_id uuid, p_gig_id uuid, p_client_message_id uuid, p_envelope jsonb
@@ -365,6 +377,7 @@ declare
     v_me uuid;
     v_body constant text := private.normalize_text(p_body);
     v_folded text;
+    v_has_link boolean;
     v_settings private.settings;
     v_pace private.paces;
     v_now timestamptz;
@@ -469,7 +482,9 @@ begin
             private.conversation_json(v_me, v_conversation_id)
         ];
     else
-        perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
+        if cardinality(v_pace.happened_at) >= v_settings.send_count_max then
+            perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
+        end if;
 
         if v_conversation.kind = 'direct' then
             v_other := private.direct_other(v_conversation, v_me);
@@ -499,13 +514,19 @@ begin
                     and c.last_seq > 0
             );
         end if;
-        v_folded := private.moderation_fold(v_body);
-        v_text_digest := case when p_envelope is null then private.text_digest(v_folded) else v_sealed.text_digest end;
+        if p_envelope is null then
+            v_folded := private.moderation_fold(v_body);
+            v_text_digest := private.text_digest(v_folded);
+            v_has_link := v_is_first_contact and private.has_link(v_folded);
+            v_verdict := private.judge_text(v_body, v_folded, v_conversation.contact_allowed_at is not null);
+        else
+            v_text_digest := v_sealed.text_digest;
+            v_has_link := v_sealed.has_link;
+            v_verdict := private.judge_sealed(v_sealed, v_conversation.contact_allowed_at is not null);
+        end if;
         v_behaviour := private.judge_behaviour(
-            v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact,
-            v_is_first_contact and case when p_envelope is null then private.has_link(v_folded) else v_sealed.has_link end, v_now
+            v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact, v_has_link, v_now
         );
-        v_verdict := private.judge_send(v_body, v_folded, v_sealed, v_conversation.contact_allowed_at is not null);
         if v_behaviour.action <> 'allow' then
             v_verdict := private.stronger(v_verdict, v_behaviour);
         end if;
