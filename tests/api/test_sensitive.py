@@ -515,7 +515,7 @@ class TestModeration:
         assert mine["pending"] == [message]
         assert http.get("/api/messages/conversations", headers=ben.headers).json()["conversations"] == []
         assert tables_with(db, term) == {"private.moderation_rules", "private.moderation_rule_versions"} | (
-            tables_with(db, term) & {"private.moderation_terms", "private.verdicts"}
+            tables_with(db, term) & {"private.moderation_terms", "private.moderation_words", "private.verdicts"}
         )
         assert db.execute("select private.release_pending(%s)", [message["id"]]).fetchone() == ("released",)
         for reader in (ada, ben):
