@@ -1080,7 +1080,7 @@ begin
         where t.conversation_id = k.id and t.user_id = p_user_id
         limit 1
     ) as m;
-    -- As standing_between, for all of them.
+    -- How they stand to each other.
     v_active_ids := private.active_among(v_other_ids);
     v_blocker_ids := private.blockers_among(v_other_ids, p_user_id);
     v_blocked_ids := array(
@@ -1534,7 +1534,7 @@ declare
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
     if v_conversation.kind = 'direct' then
-        -- As standing_between, for both at once. Who made a message has asked already, under the conversation's lock.
+        -- How the two stand to each other. Who made a message has asked already, under the conversation's lock.
         v_pair := array[v_conversation.direct_low, v_conversation.direct_high];
         v_active_ids := v_pair;
         if p_type <> 'message.created' then
@@ -1548,7 +1548,9 @@ begin
     elsif p_message is not null then
         -- As in messages_json: in a group one does not read whom one has blocked.
         v_blocker_ids := private.blockers_among(p_user_ids, (p_message ->> 'fromUserId')::uuid);
-        v_hidden := v_shared || jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}');
+        if v_blocker_ids <> '{}' then
+            v_hidden := v_shared || jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}');
+        end if;
     end if;
     select
         array_agg('user:' || k.user_id order by k.ordinal),
@@ -7578,27 +7580,6 @@ $$;
 
 COMMENT ON FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) IS 'Changes how a message of a locked conversation is shown, and who has how much unread, and tells everybody; it is not an edit.';
 
-CREATE FUNCTION private.standing_between(p_user_id uuid, p_other_id uuid) RETURNS private.standing
-    LANGUAGE plpgsql STABLE
-    SET search_path TO ''
-    AS $$
-declare
-    v_is_blocking boolean;
-begin
-    -- Nobody is cut off from a group.
-    if p_other_id is null then
-        return row(false, true)::private.standing;
-    end if;
-    v_is_blocking := private.has_blocked(p_user_id, p_other_id);
-    return row(
-        v_is_blocking,
-        not v_is_blocking and private.account_is_active(p_other_id) and not private.has_blocked(p_other_id, p_user_id)
-    )::private.standing;
-end;
-$$;
-
-COMMENT ON FUNCTION private.standing_between(p_user_id uuid, p_other_id uuid) IS 'How the first person stands to the second, or, with null, to a group.';
-
 CREATE FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) RETURNS private.judgement
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO ''
@@ -9690,8 +9671,6 @@ GRANT ALL ON FUNCTION private.set_typing(p_conversation_id uuid) TO authenticate
 REVOKE ALL ON FUNCTION private.shared_conversations(p_me uuid, p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.show_message(p_message public.messages, p_body text, p_state text, p_is_masked boolean) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.standing_between(p_user_id uuid, p_other_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) FROM PUBLIC;
 

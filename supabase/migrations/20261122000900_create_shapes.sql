@@ -6,7 +6,7 @@
 --            drop function private.people_json(uuid[]);
 --            drop function private.conversation_facts(public.conversations, public.conversation_members, private.standing);
 --            drop function private.live_topic(public.conversations, uuid, boolean);
---            drop function private.standing_between(uuid, uuid); drop type private.standing;
+--            drop type private.standing;
 --            drop function private.message_page(uuid, uuid, bigint, bigint, integer);
 --            drop function private.messages_json(uuid, uuid[], bigint[]);
 --            drop function private.message_shape(public.messages, bigint, bigint, json, boolean);
@@ -172,29 +172,6 @@ comment on type private.standing is
 'How somebody stands to the other person of a direct conversation: whether they block them, and whether a message would reach them.';
 revoke all on type private.standing from public, anon, authenticated, service_role;
 
-create function private.standing_between(p_user_id uuid, p_other_id uuid)
-returns private.standing
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-    v_is_blocking boolean;
-begin
-    -- Nobody is cut off from a group.
-    if p_other_id is null then
-        return row(false, true)::private.standing;
-    end if;
-    v_is_blocking := private.has_blocked(p_user_id, p_other_id);
-    return row(
-        v_is_blocking,
-        not v_is_blocking and private.account_is_active(p_other_id) and not private.has_blocked(p_other_id, p_user_id)
-    )::private.standing;
-end;
-$$;
-comment on function private.standing_between(uuid, uuid) is 'How the first person stands to the second, or, with null, to a group.';
-revoke all on function private.standing_between(uuid, uuid) from public, anon, authenticated, service_role;
-
 create function private.live_topic(p_conversation public.conversations, p_user_id uuid, p_is_blocking boolean)
 returns text
 language plpgsql
@@ -319,7 +296,7 @@ begin
         where t.conversation_id = k.id and t.user_id = p_user_id
         limit 1
     ) as m;
-    -- As standing_between, for all of them.
+    -- How they stand to each other.
     v_active_ids := private.active_among(v_other_ids);
     v_blocker_ids := private.blockers_among(v_other_ids, p_user_id);
     v_blocked_ids := array(

@@ -84,7 +84,7 @@ declare
 begin
     select c.* into v_conversation from public.conversations as c where c.id = p_conversation_id;
     if v_conversation.kind = 'direct' then
-        -- As standing_between, for both at once. Who made a message has asked already, under the conversation's lock.
+        -- How the two stand to each other. Who made a message has asked already, under the conversation's lock.
         v_pair := array[v_conversation.direct_low, v_conversation.direct_high];
         v_active_ids := v_pair;
         if p_type <> 'message.created' then
@@ -98,7 +98,9 @@ begin
     elsif p_message is not null then
         -- As in messages_json: in a group one does not read whom one has blocked.
         v_blocker_ids := private.blockers_among(p_user_ids, (p_message ->> 'fromUserId')::uuid);
-        v_hidden := v_shared || jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}');
+        if v_blocker_ids <> '{}' then
+            v_hidden := v_shared || jsonb_build_object('message', p_message::jsonb || '{"body": null, "state": "hidden"}');
+        end if;
     end if;
     select
         array_agg('user:' || k.user_id order by k.ordinal),
