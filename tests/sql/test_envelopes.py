@@ -424,7 +424,7 @@ class TestCommand:
         done = run(MESSAGE_KEYS=f"{entry},{supabase_stack.attached.keys.message_keys}")
         assert re.search(r"^[1-9]\d* envelopes are now under version 1002; ", done.stdout), done.stderr
         assert newer.open(kept(db, message_id)) == Text(WORDS)
-        assert "4711" not in done.stdout + done.stderr
+        assert "4711-0815" not in done.stdout + done.stderr
         assert entry[5:] not in done.stdout + done.stderr
 
     def test_to_a_key_the_database_does_not_know(self, run, db, supabase_stack, vault):

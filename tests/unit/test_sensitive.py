@@ -67,7 +67,7 @@ async def test_what_goes_out_has_no_text() -> None:
         assert (await send(client, up, body=f" {WORDS}\r\n\x00")).status_code == 201
         [sent] = [asked for asked in up.asked if asked.path.endswith("send_message")]
     assert sent.headers["authorization"] != "Bearer sb_secret_test"
-    assert b"4711" not in b"".join(asked.body for asked in up.asked)
+    assert b"4711-0815" not in b"".join(asked.body for asked in up.asked)
     told = database.envelopes[0]
     assert "p_body" not in told
     assert (told["p_to_user_id"], told["p_client_message_id"], told["p_conversation_id"]) == (BEN.upper(), KEY, None)
