@@ -7358,6 +7358,7 @@ begin
             private.conversation_json(v_me, v_conversation_id)
         ];
     else
+        -- Fewer than the limit in all cannot be too many in its window.
         if cardinality(v_pace.happened_at) >= v_settings.send_count_max then
             perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
         end if;
@@ -7403,6 +7404,7 @@ begin
         v_behaviour := private.judge_behaviour(
             v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact, v_has_link, v_now
         );
+        -- What allows has neither rules nor a mask to add.
         if v_behaviour.action <> 'allow' then
             v_verdict := private.stronger(v_verdict, v_behaviour);
         end if;
@@ -7586,13 +7588,8 @@ CREATE FUNCTION private.stronger(p_a private.judgement, p_b private.judgement) R
     AS $$
 declare
     c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
-    v private.judgement;
+    v private.judgement := p_a;
 begin
-    -- What allows has neither rules nor a mask.
-    if p_b.action = 'allow' then
-        return p_a;
-    end if;
-    v := p_a;
     if array_position(c_order, p_b.action) > array_position(c_order, p_a.action) then
         v := p_b;
     end if;

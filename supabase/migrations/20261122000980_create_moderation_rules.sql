@@ -573,13 +573,8 @@ set search_path = ''
 as $$
 declare
     c_order constant text[] := array['allow', 'warn', 'mask', 'hold', 'reject'];
-    v private.judgement;
+    v private.judgement := p_a;
 begin
-    -- What allows has neither rules nor a mask.
-    if p_b.action = 'allow' then
-        return p_a;
-    end if;
-    v := p_a;
     if array_position(c_order, p_b.action) > array_position(c_order, p_a.action) then
         v := p_b;
     end if;

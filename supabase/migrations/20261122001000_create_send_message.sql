@@ -482,6 +482,7 @@ begin
             private.conversation_json(v_me, v_conversation_id)
         ];
     else
+        -- Fewer than the limit in all cannot be too many in its window.
         if cardinality(v_pace.happened_at) >= v_settings.send_count_max then
             perform private.check_pace(v_pace.happened_at, v_settings.send_count_max, v_settings.send_window_s, clock_timestamp());
         end if;
@@ -527,6 +528,7 @@ begin
         v_behaviour := private.judge_behaviour(
             v_me, v_pace.recent, v_text_digest, coalesce(v_other, v_conversation_id), v_is_first_contact, v_has_link, v_now
         );
+        -- What allows has neither rules nor a mask to add.
         if v_behaviour.action <> 'allow' then
             v_verdict := private.stronger(v_verdict, v_behaviour);
         end if;
