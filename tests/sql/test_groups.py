@@ -259,3 +259,25 @@ class TestLeaving:
             [there, member.id],
         ).fetchone()
         assert row == (db.execute(head, [member.id]).fetchone()[0], True) and row[0] > before
+
+
+def test_whoever_is_removed_while_their_send_waits_does_not_write(db, group, supabase_stack):
+    there, owner, _, member, _ = group
+    answers = []
+    with psycopg.connect(supabase_stack.database_url, autocommit=True) as other:
+
+        def send():
+            with refused(404, "not_found"):
+                say(other, member, there)
+            answers.append("refused")
+
+        with db.transaction():
+            remove(db, owner, there, member)
+            thread = threading.Thread(target=send)
+            thread.start()
+            waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and pid = %s"
+            while db.execute(waits, [other.info.backend_pid]).fetchone() == (0,):
+                assert thread.is_alive()
+        thread.join(10)
+    assert answers == ["refused"]
+    assert db.execute("select count(*) from public.messages where conversation_id = %s", [there]).fetchone() == (0,)
